@@ -1,0 +1,46 @@
+"""Fixtures of the whole suite, and what must be set before torch or triton is first used."""
+
+import os
+
+import torch
+
+# Without a GPU, Triton kernels run in their interpreter; the switch counts only before the import.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("torchops", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("torchops")
+
+
+def pytest_configure(config):
+    # Fresh memory is filled with NaN, so that an output element that nobody wrote is seen.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    config.addinivalue_line("filterwarnings", "ignore:.*deterministic implementation.*:UserWarning")
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request):
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device on this machine")
+    return torch.device(request.param)
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The folder of third-party images and ground truth, which is not part of the repository."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("TORCHOPS_TEST_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no test images at {folder}; set TORCHOPS_TEST_DATA")
+    return folder

@@ -1,0 +1,1 @@
+"""What two or more rooms share: argument checks, smoothing, sampling, precision."""
