@@ -46,7 +46,7 @@ def check_image(
     dtypes: Sequence[torch.dtype] = FLOATING,
     empty_batch: bool = True,
 ) -> None:
-    """Raise unless ``value`` is an image tensor ``(*batch, C, *spatial)`` with at least one pixel."""
+    """Raise unless ``value`` is an image ``(*batch, C, *spatial)`` with at least one pixel."""
     check_tensor(name, value)
     assert isinstance(value, Tensor)  # for the type checker: check_tensor has raised otherwise
     check_dtype(name, value, dtypes)
@@ -123,7 +123,7 @@ def check_number(
 
 
 def broadcast_batch(**shapes: Sequence[int]) -> torch.Size:
-    """Broadcast the leading batch dimensions of several arguments, naming them if they do not fit."""
+    """Broadcast the batch dimensions of several arguments, naming them if they do not fit."""
     try:
         return torch.broadcast_shapes(*(tuple(shape) for shape in shapes.values()))
     except RuntimeError:

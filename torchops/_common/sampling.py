@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def reflect_index(index: Tensor, size: int) -> Tensor:
-    """Fold integer indices into [0, size) about the centres of the edge pixels, as often as needed."""
+    """Fold indices into [0, size) about the edge pixels' centres, as often as needed."""
     if size == 1:
         return torch.zeros_like(index)
     period = 2 * (size - 1)
