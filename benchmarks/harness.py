@@ -1,0 +1,264 @@
+"""Measure torchops beside its peers, in one process and one run.
+
+A benchmark file declares cases and calls ``main``; everything else is here: warm-up, interleaved
+repeats (so that a machine that slows down slows everybody), median and quartiles, peak memory,
+the versions and the commit, a table on screen and one JSON file per run.
+
+    python benchmarks/bench_stats.py            # one room
+    python benchmarks/harness.py                # all rooms, what `make bench` runs
+    python benchmarks/harness.py --quick        # a smoke test: small budget, nothing stored
+
+Read ratios, not milliseconds: the ratio column divides each row by the case's baseline, measured
+in the same run.
+"""
+
+import argparse
+import ctypes
+import gc
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+HERE = Path(__file__).resolve().parent
+PEERS = (
+    "torchvision",
+    "numpy",
+    "pillow",
+    "scipy",
+    "kornia",
+    "opencv-python-headless",
+    "scikit-image",
+    "timm",
+    "albumentations",
+    "triton",
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison: the same work done by several candidates.
+
+    Attributes:
+        name: What is measured, with its sizes: "1024x1024 gray, 9x9, forward".
+        candidates: Label -> function without arguments. Set-up (inputs, modules) belongs outside.
+        baseline: Label of the candidate that ratios are taken against.
+        metrics: Name -> function of a candidate's output, e.g. the error to a reference.
+        items: How many items one call handles; times are reported per call and per item.
+        image_bytes: Size of one image in bytes; peak memory is then also reported in images.
+        target: What the project wants to reach here, in words, printed below the table.
+    """
+
+    name: str
+    candidates: Mapping[str, Callable[[], Any]]
+    baseline: str
+    metrics: Mapping[str, Callable[[Any], float]] = field(default_factory=dict)
+    items: int = 1
+    image_bytes: int | None = None
+    target: str | None = None
+
+
+def main(
+    room: str, cases: Callable[[torch.device], Iterable[Case]], argv: list[str] | None = None
+) -> None:
+    """Run the cases of one room: parse the options, measure, print, store."""
+    parser = argparse.ArgumentParser(description=f"benchmark of torchops.{room} and its peers")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--filter", default="", help="only cases whose name contains this text")
+    parser.add_argument("--seconds", type=float, default=2.0, help="time budget of a candidate")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
+    parser.add_argument("--quick", action="store_true", help="one repeat each, nothing stored")
+    parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the results")
+    options = parser.parse_args(argv)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    print(f"torchops.{room} on {device_name(device)}", flush=True)
+    results = []
+    for case in cases(device):
+        if options.filter in case.name:
+            rows = measure_case(case, device, 0.0 if options.quick else options.seconds)
+            print(table(case, rows), flush=True)
+            results.append({"case": case.name, "baseline": case.baseline, "rows": rows})
+            if case.target:
+                results[-1]["target"] = case.target
+    if results and not options.quick and not options.filter:
+        folder = options.out / device_name(device).replace(" ", "_").replace("/", "-")
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{room}.json"
+        record = {"room": room, **metadata(device), "results": results}
+        path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+        print(
+            f"stored in {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}"
+        )
+
+
+def measure_case(case: Case, device: torch.device, seconds: float) -> list[dict[str, Any]]:
+    """Time every candidate of a case, taking turns, and read its peak memory and its metrics."""
+    if case.baseline not in case.candidates:
+        raise ValueError(f"baseline {case.baseline!r} is not a candidate of {case.name!r}")
+    rows: dict[str, dict[str, Any]] = {}
+    estimates: dict[str, float] = {}
+    for label, candidate in case.candidates.items():
+        candidate()  # first call: compilation, caches, lazy imports
+        output, peak = peak_memory(candidate, device)
+        rows[label] = {"label": label, "peak_bytes": peak}
+        rows[label]["metrics"] = {name: float(f(output)) for name, f in case.metrics.items()}
+        del output
+        estimates[label] = once(candidate, device)
+    samples: dict[str, list[float]] = {label: [] for label in case.candidates}
+    repeats = {
+        label: int(min(max(seconds / max(estimate, 1e-9), 5 if seconds else 1), 200))
+        for label, estimate in estimates.items()
+    }
+    for turn in range(max(repeats.values())):
+        for label, candidate in case.candidates.items():
+            if turn < repeats[label]:
+                samples[label].append(once(candidate, device))
+    for label, times in samples.items():
+        quartiles = statistics.quantiles(times, n=4) if len(times) > 1 else [times[0]] * 3
+        rows[label]["milliseconds"] = {
+            "median": 1e3 * statistics.median(times),
+            "lower_quartile": 1e3 * quartiles[0],
+            "upper_quartile": 1e3 * quartiles[2],
+            "repeats": len(times),
+        }
+    reference = rows[case.baseline]["milliseconds"]["median"]
+    for row in rows.values():
+        row["ratio"] = row["milliseconds"]["median"] / reference
+        row["milliseconds_per_item"] = row["milliseconds"]["median"] / case.items
+        if case.image_bytes:
+            row["peak_images"] = row["peak_bytes"] / case.image_bytes
+    return list(rows.values())
+
+
+def once(candidate: Callable[[], Any], device: torch.device) -> float:
+    """Return the seconds of one call, the device's queue drained before and after."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    candidate()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def peak_memory(candidate: Callable[[], Any], device: torch.device) -> tuple[Any, int]:
+    """Return the output of one call and the most bytes it held beyond what was there before.
+
+    On a GPU this is the allocator's count. On the CPU it is the rise of the process's peak
+    resident memory, which Linux lets a process reset; elsewhere 0.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        output = candidate()
+        torch.cuda.synchronize(device)
+        return output, torch.cuda.max_memory_allocated(device) - before
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+        before = resident("VmRSS")
+    except OSError:
+        return candidate(), 0
+    output = candidate()
+    return output, max(resident("VmHWM") - before, 0)
+
+
+def resident(entry: str) -> int:
+    """Return a memory figure of this process in bytes, as Linux tells it."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(entry + ":"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"no {entry} in the process status")
+
+
+def table(case: Case, rows: list[dict[str, Any]]) -> str:
+    """Lay one case out as text."""
+    names = list(case.metrics)
+    lines = [f"\n{case.name}"]
+    head = f"  {'':34}{'median ms':>11}{'quartiles':>20}{'ratio':>8}{'peak MiB':>10}"
+    head += f"{'images':>8}" if case.image_bytes else ""
+    lines.append(head + "".join(f"{name:>16}" for name in names))
+    for row in rows:
+        t = row["milliseconds"]
+        spread = f"{t['lower_quartile']:.4g} - {t['upper_quartile']:.4g}"
+        line = f"  {row['label']:34}{t['median']:>11.4g}{spread:>20}{row['ratio']:>8.3f}"
+        line += f"{row['peak_bytes'] / 2**20:>10.1f}"
+        line += f"{row['peak_images']:>8.1f}" if case.image_bytes else ""
+        lines.append(line + "".join(f"{row['metrics'][name]:>16.5g}" for name in names))
+    if case.target:
+        lines.append(f"  target: {case.target}")
+    return "\n".join(lines)
+
+
+def device_name(device: torch.device) -> str:
+    """Name the hardware in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "")
+    return f"CPU {model or platform.machine()} x{os.cpu_count()}"
+
+
+def metadata(device: torch.device) -> dict[str, Any]:
+    """Say where, when and with what a run was made."""
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    for package in PEERS:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "versions": versions,
+        "commit": git("rev-parse", "--short", "HEAD"),
+        "uncommitted_changes": bool(
+            git("status", "--porcelain", "--", "torchops", "benchmarks/*.py")
+        ),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+    }
+
+
+def git(*arguments: str) -> str:
+    """Ask git about this checkout; empty outside one."""
+    try:
+        call = subprocess.run(
+            ["git", *arguments], cwd=HERE.parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return call.stdout.strip()
+
+
+def run_all() -> int:
+    """Run every benchmark file in its own process, passing the options on."""
+    failed = [
+        path.name
+        for path in sorted(HERE.glob("bench_*.py"))
+        if subprocess.run([sys.executable, str(path), *sys.argv[1:]], check=False).returncode
+    ]
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_all())

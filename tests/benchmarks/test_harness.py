@@ -1,0 +1,58 @@
+"""The harness itself: what it stores can be trusted and read back."""
+
+import json
+import os
+
+import pytest
+import torch
+
+from benchmarks import harness, report
+
+
+def cases(device):
+    data = torch.zeros(1 << 20, device=device)
+    yield harness.Case(
+        name="add one",
+        candidates={"torchops": lambda: data + 1, "copies": lambda: [data + 1 for _ in range(8)]},
+        baseline="torchops",
+        metrics={"calls": lambda output: 8.0 if isinstance(output, list) else 1.0},
+        image_bytes=4 << 20,
+        target="<= 1",
+    )
+
+
+def test_a_run_is_stored_with_its_circumstances_and_read_back(tmp_path, capsys, monkeypatch):
+    harness.main("stats", cases, ["--device", "cpu", "--seconds", "0.01", "--out", str(tmp_path)])
+    (path,) = tmp_path.glob("*/stats.json")
+    record = json.loads(path.read_text())
+    assert record["versions"]["torch"] == torch.__version__
+    rows = {row["label"]: row for row in record["results"][0]["rows"]}
+    assert rows["torchops"]["ratio"] == 1
+    assert rows["torchops"]["milliseconds"]["repeats"] >= 5
+    assert rows["copies"]["metrics"] == {"calls": 8.0}
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["report.py", "stats"])
+    report.main()
+    printed = capsys.readouterr().out
+    assert "**add one**" in printed
+    assert "Target: <= 1." in printed
+
+
+def test_peak_memory_counts_what_one_call_holds():
+    if not os.access("/proc/self/clear_refs", os.W_OK):
+        pytest.skip("this system does not let a process reset its peak memory")
+    size = 64 << 20
+    _, peak = harness.peak_memory(lambda: torch.ones(size // 4), torch.device("cpu"))
+    assert size * 0.9 <= peak <= size * 1.2
+
+
+def test_a_quick_or_filtered_run_stores_nothing(tmp_path):
+    harness.main("stats", cases, ["--device", "cpu", "--quick", "--out", str(tmp_path)])
+    harness.main("stats", cases, ["--device", "cpu", "--filter", "no such", "--out", str(tmp_path)])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_case_without_its_baseline_is_refused():
+    case = harness.Case(name="x", candidates={"a": lambda: None}, baseline="b")
+    with pytest.raises(ValueError, match="baseline 'b' is not a candidate of 'x'"):
+        harness.measure_case(case, torch.device("cpu"), 0.0)
