@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 import torchops
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,7 +22,18 @@ def run(code):
 
 
 def test_import_is_light():
-    heavy = "triton torchvision matplotlib jinja2 scipy cv2 kornia skimage PIL tqdm".split()
+    heavy = [
+        "triton",
+        "torchvision",
+        "matplotlib",
+        "jinja2",
+        "scipy",
+        "cv2",
+        "kornia",
+        "skimage",
+        "PIL",
+        "tqdm",
+    ]
     result = run(
         "import sys, torch; before = set(sys.modules); import torchops; "
         f"print(sorted(m for m in set(sys.modules) - before if m.split('.')[0] in {heavy!r}))"
