@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Two test workers share the cores; torch's own threads on top of them would only fight.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
-HOOK := --jaxtyping-packages=torchops,beartype.beartype
+HOOK := --jaxtyping-packages=torchops,typechecking.check
 
 .PHONY: demo test test-full lint bench notebooks clean
 
