@@ -22,10 +22,11 @@ def test_every_picture_has_a_row_with_origin_and_licence_and_every_row_a_picture
         if line.startswith("| `")
     ]
     assert sorted(row[0].strip("`") for row in rows) == PICTURES
-    for name, what, size, origin, licence in rows:
+    for quoted, what, size, origin, licence in rows:
+        name = quoted.strip("`")
         width, height = map(int, re.fullmatch(r"(\d+) x (\d+)", size).groups())
         read = read_hdr if name.endswith(".hdr") else read_image
-        assert read(sample_path(name.strip("`"))).shape[-2:] == (height, width)
+        assert read(sample_path(name)).shape[-2:] == (height, width)
         assert what
         assert origin
         assert re.match(r"CC0: |public domain: ", licence)
