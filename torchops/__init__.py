@@ -8,6 +8,16 @@ Each room of the package holds one subject; every public name is importable from
 # colorization
 
 # flow
+from torchops.flow import (
+    LucasKanade,
+    OpticalFlow,
+    angular_error,
+    endpoint_error,
+    lucas_kanade,
+    read_flo,
+    warp_by_flow,
+    write_flo,
+)
 
 # alignment
 
@@ -21,6 +31,14 @@ __all__: list[str] = [
     # bilateral
     # colorization
     # flow
+    "LucasKanade",
+    "OpticalFlow",
+    "angular_error",
+    "endpoint_error",
+    "lucas_kanade",
+    "read_flo",
+    "warp_by_flow",
+    "write_flo",
     # alignment
     # erase
     # stats

@@ -23,24 +23,26 @@ def inside(x: Tensor, y: Tensor, height: int, width: int) -> Tensor:
     return (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
 
 
-def _cubic_weights(t: Tensor) -> list[Tensor]:
-    # Keys' kernel with a = -0.5: third-order exact, so a quadratic image is reproduced exactly.
+def _cubic_weights(t: Tensor, a: float) -> list[Tensor]:
+    # Keys' kernel. With a = -0.5 it is third-order exact: a quadratic image is reproduced exactly.
     t2, t3 = t * t, t * t * t
     return [
-        -0.5 * t + t2 - 0.5 * t3,
-        1 - 2.5 * t2 + 1.5 * t3,
-        0.5 * t + 2 * t2 - 1.5 * t3,
-        -0.5 * t2 + 0.5 * t3,
+        a * t - 2 * a * t2 + a * t3,
+        1 - (a + 3) * t2 + (a + 2) * t3,
+        -a * t + (2 * a + 3) * t2 - (a + 2) * t3,
+        a * t2 - a * t3,
     ]
 
 
-def _taps(position: Tensor, size: int, mode: str, border: str) -> list[tuple[Tensor, Tensor]]:
+def _taps(
+    position: Tensor, size: int, mode: str, border: str, cubic: float
+) -> list[tuple[Tensor, Tensor]]:
     """Return (index, weight) pairs of the samples that one axis reads at ``position``."""
     if border == "replicate":
         position = position.clamp(0, size - 1)  # so the gradient outside is 0, as the value says
     floor = position.detach().floor()
     t = position - floor
-    weights = [1 - t, t] if mode == "bilinear" else _cubic_weights(t)
+    weights = [1 - t, t] if mode == "bilinear" else _cubic_weights(t, cubic)
     # A NaN position gives NaN weights; its index only has to be a legal one.
     first = torch.nan_to_num(floor).clamp(-(2**30), 2**30).long() - (0 if mode == "bilinear" else 1)
     taps = []
@@ -55,7 +57,13 @@ def _taps(position: Tensor, size: int, mode: str, border: str) -> list[tuple[Ten
 
 
 def sample_at(
-    image: Tensor, x: Tensor, y: Tensor, *, mode: str = "bilinear", border: str = "zeros"
+    image: Tensor,
+    x: Tensor,
+    y: Tensor,
+    *,
+    mode: str = "bilinear",
+    border: str = "zeros",
+    cubic: float = -0.5,
 ) -> Tensor:
     """Interpolate ``image`` (*batch, C, H, W) at positions ``x``, ``y`` (*batch, *points).
 
@@ -64,9 +72,11 @@ def sample_at(
         x: Horizontal positions in pixels, of the dtype of ``image``; the batch dimensions of
             ``image`` and of the positions are equal.
         y: Vertical positions, of the shape of ``x``.
-        mode: "bilinear", or "bicubic" (Keys, a = -0.5: exact for quadratic images).
+        mode: "bilinear", or "bicubic" (Keys; as it stands exact for quadratic images).
         border: What lies outside: "zeros", the nearest edge pixel ("replicate"), or the image
             mirrored about its edge pixels' centres ("reflect").
+        cubic: Keys' parameter of the bicubic kernel, between -1 and 0; the further from 0, the
+            sharper.
 
     Returns:
         Values of shape (*batch, C, *points). A NaN position gives NaN.
@@ -76,11 +86,11 @@ def sample_at(
     flat = image.reshape(*batch, channels, height * width)
     columns = [
         (i.reshape(*batch, 1, -1), w.reshape(*batch, 1, -1))
-        for i, w in _taps(x, width, mode, border)
+        for i, w in _taps(x, width, mode, border, cubic)
     ]
     rows = [
         (i.reshape(*batch, 1, -1), w.reshape(*batch, 1, -1))
-        for i, w in _taps(y, height, mode, border)
+        for i, w in _taps(y, height, mode, border, cubic)
     ]
     result = None
     for row, row_weight in rows:
