@@ -68,13 +68,14 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def read_image(path: str | os.PathLike[str]) -> Tensor:
+def read_image(path: str | os.PathLike[str], *, gray: bool = False) -> Tensor:
     """Read a picture as a ``(C, H, W)`` float32 tensor in [0, 1], C being 1 or 3.
 
     The picture is turned upright by its EXIF orientation. Gray, gray with alpha and one-bit files
     have one channel, all others (palette, CMYK, ...) become RGB. Alpha is dropped: the colour is
     what the file stores under it. 16-bit gray is read at full depth, 16-bit colour at 8 bits, which
-    is what Pillow decodes. Of several frames the first counts.
+    is what Pillow decodes. Of several frames the first counts. With ``gray`` colour becomes the
+    luma of BT.601, in 8 bits, and C is 1.
 
     Raises:
         OSError: if there is no such file, or it is not readable.
@@ -92,14 +93,13 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
         raise ValueError(f"{path} is truncated or damaged: {error}") from None
     if upright.mode == "F":
         raise ValueError(f"{path} holds floating-point values; save it as .hdr or .exr")
-    if upright.mode in ("1", "L", "LA", "La"):
-        return _to_tensor(np.asarray(upright.convert("L")), 255)
     if upright.mode.startswith("I"):
         array = np.asarray(upright).astype(np.int64)
         if array.min() < 0 or array.max() > 65535:
             raise ValueError(f"{path} holds values outside the 16 bits from 0 to 65535")
         return _to_tensor(array, 65535)
-    return _to_tensor(np.asarray(upright.convert("RGB")), 255)
+    one_channel = gray or upright.mode in ("1", "L", "LA", "La")
+    return _to_tensor(np.asarray(upright.convert("L" if one_channel else "RGB")), 255)
 
 
 def write_image(path: str | os.PathLike[str], image: Tensor) -> None:
@@ -167,7 +167,7 @@ def write_hdr(path: str | os.PathLike[str], image: Tensor) -> None:
             _openexr().File({}, {"RGB": array}).write(str(partial))
 
 
-def _to_tensor(array: np.ndarray[Any, Any], maximum: int) -> Tensor:
+def _to_tensor(array: np.ndarray, maximum: int) -> Tensor:
     channels_first = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
     return torch.from_numpy((channels_first / np.float64(maximum)).astype(np.float32))
 
@@ -182,7 +182,7 @@ def _openexr() -> Any:
     return OpenEXR
 
 
-def _decode_exr(path: Path) -> np.ndarray[Any, Any]:
+def _decode_exr(path: Path) -> np.ndarray:
     with _openexr().File(str(path), separate_channels=True) as file:
         channels = {name: channel.pixels for name, channel in file.channels().items()}
     names = [name for name in ("R", "G", "B") if name in channels]
