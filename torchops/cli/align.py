@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -51,6 +52,14 @@ def add_command(commands: Commands) -> None:
         default=50,
         help="stop there at the latest (default: %(default)s)",
     )
+    parser.add_argument(
+        "--tol",
+        metavar="PIXELS",
+        type=float,
+        default=1e-3,
+        help="converged once an update moves no corner of TEMPLATE by more, in pixels "
+        "(default: %(default)s)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     add_device(parser)
     parser.set_defaults(run=run)
@@ -78,11 +87,13 @@ def run(arguments: argparse.Namespace) -> int:
         algorithm=arguments.algorithm,
         initial=initial,
         iterations=arguments.iterations,
+        tol=arguments.tol,
         gradient="none",
     )
     if arguments.out is not None:
         picture = read_image(arguments.image).to(device)
-        write_image(arguments.out, warp_image(picture, result.matrix, tuple(template.shape[-2:])))
+        _, height, width = template.shape
+        write_image(arguments.out, warp_image(picture, result.matrix, (height, width)))
     status = AlignmentStatus(int(result.status)).name
     iterations, error = int(result.iterations), result.error.item()
     if arguments.json:
@@ -90,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
             "matrix": result.matrix.tolist(),
             "status": status,
             "iterations": iterations,
-            "error": error,
+            "error": error if math.isfinite(error) else None,  # JSON has no infinity
         }
         print(json.dumps(outcome))
     else:

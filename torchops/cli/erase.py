@@ -2,8 +2,11 @@
 
 import argparse
 from pathlib import Path
+from typing import TypeVar
 
 from torchops.cli.options import Commands, add_device, pick_device
+
+_Number = TypeVar("_Number", int, float)
 
 
 def add_command(commands: Commands) -> None:
@@ -72,7 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
     from torchops.cli.io import read_image, write_image
 
     outputs = _outputs(arguments.images, arguments.out)
-    fraction, count = (_number_or_range(name, arguments) for name in ("fraction", "count"))
+    fraction = _number_or_range("fraction", arguments.fraction)
+    count = _number_or_range("count", arguments.count)
     value = _value(arguments.value)
     device = pick_device(arguments.device)
     generator = torch.Generator(device).manual_seed(arguments.seed)
@@ -118,8 +122,7 @@ def _outputs(images: list[Path], out: Path) -> list[Path]:
     return outputs
 
 
-def _number_or_range(name: str, arguments: argparse.Namespace) -> float | tuple[float, ...]:
-    numbers = getattr(arguments, name)
+def _number_or_range(name: str, numbers: list[_Number]) -> _Number | tuple[_Number, ...]:
     if len(numbers) > 2:
         raise ValueError(f"--{name} must be one number or two, got {len(numbers)}")
     return numbers[0] if len(numbers) == 1 else tuple(numbers)
