@@ -1,0 +1,162 @@
+"""The iteration over a batch of alignments, with a status for each sample."""
+
+from enum import IntEnum
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchops.alignment.steps import (
+    Problem,
+    View,
+    corners,
+    look,
+    normal_matrix,
+    right_hand_side,
+    updated,
+)
+from torchops.alignment.system import solve_system
+from torchops.alignment.template import Template
+
+# Fewer visible pixels than this part of the template make a sample out of view: a sliver of a
+# template fits almost anywhere.
+VISIBLE_PART = 0.1
+
+
+class AlignmentStatus(IntEnum):
+    """How the alignment of a sample ended.
+
+    CONVERGED: the last update moved every template corner by less than ``tol`` pixels, and the
+    error is not above the initial one.
+    ITERATION_LIMIT: all iterations were used; always so with ``tol=0``, which tests nothing.
+    DIVERGED: the iteration settled or ended at a higher error than it started from, or a warp
+    became infinite, mirrored the template or moved a corner behind the horizon.
+    SINGULAR: the pixels do not determine the motion (a constant template, a pattern of one
+    direction), so there is no update.
+    OUT_OF_VIEW: less than a tenth of the template's counting pixels fell on pixels of the image
+    that count.
+    """
+
+    CONVERGED = 0
+    ITERATION_LIMIT = 1
+    DIVERGED = 2
+    SINGULAR = 3
+    OUT_OF_VIEW = 4
+
+
+class State(NamedTuple):
+    """Per sample: the increment, the one to return and its error, and how it goes."""
+
+    increment: Tensor
+    best: Tensor
+    error: Tensor
+    initial_error: Tensor
+    latest_error: Tensor
+    status: Tensor
+    iterations: Tensor
+    running: Tensor
+
+
+def _measure(problem: Problem, view: View) -> Tensor:
+    """Return the root mean square residual (B,), inf where too little of the template is seen."""
+    number = view.counts.sum((-3, -2, -1))
+    residual = view.residual.detach()
+    squares = (residual * residual).sum((-3, -2, -1), dtype=torch.float64)
+    seen = (number > 0) & (number >= VISIBLE_PART * problem.template.number)
+    mean = squares / (number.clamp(min=1) * residual.shape[-3])
+    return torch.where(seen, mean.sqrt(), torch.inf)
+
+
+def _begin(problem: Problem) -> tuple[State, View]:
+    batch = problem.start.shape[0]
+    device = problem.start.device
+    increment = torch.eye(3, dtype=torch.float64, device=device).expand(batch, 3, 3)
+    view = look(problem, increment)
+    error = _measure(problem, view)
+    proper = corners(problem, increment)[1]
+    seen = torch.isfinite(error) & proper
+    status = torch.where(
+        seen, int(AlignmentStatus.ITERATION_LIMIT), int(AlignmentStatus.OUT_OF_VIEW)
+    )
+    status = torch.where(proper, status, int(AlignmentStatus.DIVERGED))
+    count = torch.zeros(batch, dtype=torch.long, device=device)
+    return State(increment, increment, error, error, error, status, count, seen), view
+
+
+def _slack(template: Template) -> Tensor:
+    # What rounding adds to the error of a perfect alignment.
+    return 4 * torch.finfo(template.values.dtype).eps * template.amplitude
+
+
+def _advance(
+    problem: Problem, state: State, view: View, tol: float, whole: bool
+) -> tuple[State, View]:
+    template = problem.template
+    eps = torch.finfo(template.values.dtype).eps
+    floor = template.number * (8 * eps * template.amplitude * template.grid.scale) ** 2
+    step, singular = solve_system(
+        normal_matrix(problem, view, whole),
+        right_hand_side(problem, view),
+        template.basis.scale,
+        floor,
+        eps,
+    )
+    candidate = updated(problem, state.increment, step)
+    points, proper = corners(problem, candidate.detach())
+    singular = state.running & singular
+    improper = state.running & ~singular & ~proper
+    moving = state.running & ~singular & proper
+    increment = torch.where(moving[:, None, None], candidate, state.increment)
+
+    view = look(problem, increment)
+    error = _measure(problem, view)
+    lost = moving & ~torch.isfinite(error)
+    moving = moving & ~lost
+    distance = points - corners(problem, state.increment.detach())[0]
+    settled = moving & (distance.square().sum(-2).amax(-1).sqrt() < tol)
+    lower = error <= state.initial_error + _slack(template)
+    converged, risen = settled & lower, settled & ~lower
+    better = moving & (converged | (error < state.error))
+
+    status = state.status
+    for cases, name in (
+        (singular, AlignmentStatus.SINGULAR),
+        (improper | risen, AlignmentStatus.DIVERGED),
+        (lost, AlignmentStatus.OUT_OF_VIEW),
+        (converged, AlignmentStatus.CONVERGED),
+    ):
+        status = torch.where(cases, int(name), status)
+    state = State(
+        increment,
+        torch.where(better[:, None, None], increment, state.best),
+        torch.where(better, error, state.error),
+        state.initial_error,
+        torch.where(moving, error, state.latest_error),
+        status,
+        state.iterations + moving,
+        moving & ~settled,
+    )
+    return state, view
+
+
+def _finish(problem: Problem, state: State) -> State:
+    risen = state.running & (state.latest_error > state.initial_error + _slack(problem.template))
+    status = torch.where(risen, int(AlignmentStatus.DIVERGED), state.status)
+    # Without an estimate there is nothing to differentiate.
+    found = status <= AlignmentStatus.ITERATION_LIMIT
+    best = torch.where(found[:, None, None], state.best, state.best.detach())
+    return state._replace(status=status, best=best)
+
+
+def iterate(problem: Problem, iterations: int, tol: float) -> State:
+    """Run the batch until every sample has ended, or for all ``iterations`` if ``tol`` is 0."""
+    state, view = _begin(problem)
+    for _ in range(iterations):
+        whole = False
+        if tol > 0:  # the one place that waits for the device
+            seen_whole = (view.counts == problem.template.counts).all()
+            running, whole = torch.stack([state.running.any(), seen_whole]).tolist()
+            if not running:
+                break
+        state, view = _advance(problem, state, view, tol, whole)
+    return _finish(problem, state)

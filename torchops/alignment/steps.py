@@ -1,0 +1,165 @@
+"""One iteration: look at the image through the warp, linearise, solve, update.
+
+The warp of a sample is ``start @ D``: the initial warp after a member D of the motion group that
+acts on normalised template coordinates and begins as the identity. Every algorithm changes D only,
+so all of them refine a start outside the group alike.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchops.alignment.motion import build_matrix
+from torchops.alignment.system import (
+    gauss_newton_matrix,
+    steepest_descent_vector,
+    structure_products,
+)
+from torchops.alignment.template import Template, image_gradient
+from torchops.alignment.warp import apply_matrix, interpolate
+
+ALGORITHMS = ("forward_additive", "forward_compositional", "inverse_compositional", "esm")
+
+
+class Problem(NamedTuple):
+    """A batch of alignments: templates, images (NaN where a pixel does not count), start warps."""
+
+    template: Template
+    image: Tensor
+    start: Tensor
+    motion: str
+    algorithm: str
+
+
+class View(NamedTuple):
+    """The image seen through a warp, on the template's pixels (B, C, h, w)."""
+
+    warped: Tensor
+    counts: Tensor
+    residual: Tensor  # warped - template, 0 where a pixel does not count
+    gradient: tuple[Tensor, Tensor] | None  # forward additive: that of the image, after the warp
+
+
+def look(problem: Problem, increment: Tensor) -> View:
+    """Sample the image at the warped template pixels and compare."""
+    template = problem.template
+    matrix = problem.start @ increment
+    u, v, before = apply_matrix(matrix, template.grid.x, template.grid.y)
+    sampled, inside = interpolate(problem.image, u, v)
+    counts = template.counts & (before & inside).unsqueeze(-3)
+    counts = counts & torch.isfinite(sampled.detach()).all(-3, keepdim=True)
+    sampled = torch.where(counts, sampled, 0)
+    channels = template.values.shape[-3]
+    warped, slopes = sampled[:, :channels], sampled[:, channels:]
+    residual = torch.where(counts, warped - template.values, 0)
+    gradient = None
+    if problem.algorithm == "forward_additive":
+        gradient = _chain(slopes[:, :channels], slopes[:, channels:], matrix, u, v, template)
+    return View(warped, counts, residual, gradient)
+
+
+def _chain(
+    du: Tensor, dv: Tensor, matrix: Tensor, u: Tensor, v: Tensor, template: Template
+) -> tuple[Tensor, Tensor]:
+    # The derivatives by template coordinates: those by image coordinates times dW / dx.
+    a, b, _, d, e, _, g, h, i = (m[:, None, None] for m in matrix.flatten(-2).unbind(-1))
+    depth = g * template.grid.x + (h * template.grid.y + i)
+    depth = torch.where(depth > 0, depth, 1)
+    u_x, u_y, v_x, v_y = (
+        (entry / depth).unsqueeze(-3).to(du.dtype)
+        for entry in (a - u * g, b - u * h, d - v * g, e - v * h)
+    )
+    return du * u_x + dv * v_x, du * u_y + dv * v_y
+
+
+def linear_gradient(problem: Problem, view: View) -> tuple[Tensor, Tensor]:
+    """Return the gradient that the algorithm linearises with, in normalised coordinates."""
+    template = problem.template
+    if problem.algorithm == "inverse_compositional":
+        return template.gradient
+    if problem.algorithm == "forward_additive":
+        assert view.gradient is not None
+        return view.gradient
+    gx, gy = image_gradient(view.warped, view.counts)
+    gx, gy = gx * template.grid.scale, gy * template.grid.scale
+    if problem.algorithm == "esm":
+        gx, gy = (gx + template.gradient[0]) / 2, (gy + template.gradient[1]) / 2
+    return gx, gy
+
+
+def right_hand_side(problem: Problem, view: View) -> Tensor:
+    """Sum the steepest-descent images times the residual: the equation that holds at the end."""
+    gx, gy = linear_gradient(problem, view)
+    return steepest_descent_vector(gx, gy, view.residual, problem.template.basis)
+
+
+def normal_matrix(problem: Problem, view: View, whole: bool) -> Tensor:
+    """Sum the products of the steepest-descent images over the pixels that count.
+
+    In inverse compositional these are the template's own; if all of them are seen (``whole``), the
+    matrix is the one that was computed once.
+    """
+    template = problem.template
+    if problem.algorithm == "inverse_compositional":
+        if whole:
+            return template.matrix
+        products = template.products
+    else:
+        products = structure_products(*linear_gradient(problem, view))
+    return gauss_newton_matrix(torch.where(view.counts, products, 0), template.basis)
+
+
+def _adjugate(matrix: Tensor) -> Tensor:
+    """Return the inverse times the determinant: the inverse, for a homography."""
+    a, b, c = matrix.unbind(-1)
+    cross = torch.linalg.cross
+    return torch.stack([cross(b, c), cross(c, a), cross(a, b)], -2)
+
+
+def scaled_to_one(matrix: Tensor) -> Tensor:
+    """Divide by the bottom-right entry; by 1 where that is 0."""
+    last = matrix[..., 2:, 2:]
+    return matrix / torch.where(last == 0, 1, last)
+
+
+def _add(increment: Tensor, step: Tensor, motion: str) -> Tensor:
+    # p + dp. The derivative of the warp by p spans the same images as the derivative by a
+    # compositional step, so the system is solved for that step, and dp is what the tangent D L
+    # along it does to the parameters.
+    if motion == "euclidean":
+        step = torch.cat([torch.zeros_like(step[..., :1]), step], -1)
+    chart = "similarity" if motion == "euclidean" else motion
+    identity = torch.eye(3, dtype=step.dtype, device=step.device)
+    tangent = increment @ (build_matrix(step, chart) - identity)
+    tangent = tangent - increment * tangent[..., 2:, 2:]
+    if motion != "euclidean":
+        return increment + tangent
+    angle = torch.atan2(increment[..., 1, 0], increment[..., 0, 0]) + step[..., 1]
+    shift = increment[..., :2, 2] + tangent[..., :2, 2]
+    return build_matrix(torch.cat([angle[..., None], shift], -1), motion)
+
+
+def updated(problem: Problem, increment: Tensor, step: Tensor) -> Tensor:
+    """Apply the solution of the normal equations, H step = sum SD^T (warped - template)."""
+    if problem.algorithm == "forward_additive":
+        return _add(increment, -step, problem.motion)
+    if problem.algorithm == "inverse_compositional":
+        return scaled_to_one(increment @ _adjugate(build_matrix(step, problem.motion)))
+    return scaled_to_one(increment @ build_matrix(-step, problem.motion))
+
+
+def corners(problem: Problem, increment: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the template's corners in the image (B, 2, 4), and whether the warp is proper (B,).
+
+    Proper: finite, not mirrored against the start, all corners before the horizon.
+    """
+    x, y = problem.template.grid.x, problem.template.grid.y[:, 0]
+    x = torch.stack([x[0], x[-1], x[0], x[-1]])
+    y = torch.stack([y[0], y[0], y[-1], y[-1]])
+    u, v, before = apply_matrix(problem.start @ increment, x, y)
+    points = torch.stack([u, v], -2)
+    a, b, c = increment.unbind(-1)
+    upright = (torch.linalg.cross(a, b) * c).sum(-1) > 0
+    proper = before.all(-1) & upright & torch.isfinite(points).flatten(-2).all(-1)
+    return points, proper

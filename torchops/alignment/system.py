@@ -1,0 +1,129 @@
+"""The normal equations of Gauss-Newton on a motion group, as sums over the template's pixels.
+
+At the identity the groups move the point (x, y) by J(x, y) p, where every entry of J is a monomial
+in x and y. So b = sum J^T q and H = sum J^T G J, for the vectors q = gradient * residual and the
+structure tensors G of the pixels, are combinations of the moments sum x^a y^b q (a, b <= 2) and
+sum x^a y^b G (a, b <= 4). Moments are separable: two small float64 products a sample and no image
+per parameter.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# (factor, exponent of x, exponent of y)
+_ZERO, _ONE, _X, _Y = (0, 0, 0), (1, 0, 0), (1, 1, 0), (1, 0, 1)
+_MINUS_Y, _MINUS_XX, _MINUS_XY, _MINUS_YY = (-1, 0, 1), (-1, 2, 0), (-1, 1, 1), (-1, 0, 2)
+
+# The columns of J at the identity, each as (how x moves, how y moves).
+_TRANSLATION = [(_ONE, _ZERO), (_ZERO, _ONE)]
+_AFFINE = [(_X, _ZERO), (_ZERO, _X), (_Y, _ZERO), (_ZERO, _Y), *_TRANSLATION]
+_COLUMNS = {
+    "translation": _TRANSLATION,
+    "euclidean": [(_MINUS_Y, _X), *_TRANSLATION],
+    "similarity": [(_X, _Y), (_MINUS_Y, _X), *_TRANSLATION],
+    "affine": _AFFINE,
+    "homography": [*_AFFINE, (_MINUS_XX, _MINUS_XY), (_MINUS_XY, _MINUS_YY)],
+}
+
+
+class Basis(NamedTuple):
+    """Powers of the template's normalised coordinates, and how moments make H and b."""
+
+    x_powers: Tensor  # (w, 5)
+    y_powers: Tensor  # (h, 5)
+    to_vector: Tensor  # (2 * 9, P)
+    to_matrix: Tensor  # (3 * 25, P * P)
+    scale: Tensor  # (P,): how far a unit of each parameter moves the pixels, root mean square
+
+
+def _constant(
+    entries: Mapping[tuple[int, int], int], shape: tuple[int, int], like: Tensor
+) -> Tensor:
+    # Filled where it lives: a copy from the host would wait for the device.
+    result = torch.zeros(shape, dtype=torch.float64, device=like.device)
+    for index, value in entries.items():
+        result[index] = value
+    return result
+
+
+def motion_basis(motion: str, x: Tensor, y: Tensor) -> Basis:
+    """Prepare the sums of a motion for normalised columns ``x`` (w,) and rows ``y`` (h,)."""
+    columns = _COLUMNS[motion]
+    count = len(columns)
+    vector: dict[tuple[int, int], int] = {}
+    matrix: dict[tuple[int, int], int] = {}
+    for i, column in enumerate(columns):
+        for axis, (factor, a, b) in enumerate(column):
+            if factor:
+                vector[9 * axis + 3 * b + a, i] = factor
+        for j, other in enumerate(columns):
+            for axis, (factor, a, b) in enumerate(column):
+                for other_axis, (other_factor, other_a, other_b) in enumerate(other):
+                    moment = 25 * (axis + other_axis) + 5 * (b + other_b) + a + other_a
+                    entry = moment, count * i + j
+                    if factor and other_factor:
+                        matrix[entry] = matrix.get(entry, 0) + factor * other_factor
+    exponents = torch.arange(5, device=x.device)
+    x_powers, y_powers = x[:, None] ** exponents, y[:, None] ** exponents
+    to_matrix = _constant(matrix, (75, count * count), x)
+    # With the identity as structure tensor of every pixel, H holds the mean squared motions.
+    mean = y_powers.mean(0)[:, None] * x_powers.mean(0)
+    tensors = torch.stack([mean, torch.zeros_like(mean), mean]).flatten()
+    squares = (tensors @ to_matrix).reshape(count, count).diagonal()
+    return Basis(
+        x_powers,
+        y_powers,
+        _constant(vector, (18, count), x),
+        to_matrix,
+        torch.where(squares > 0, squares, 1).sqrt(),
+    )
+
+
+def structure_products(gx: Tensor, gy: Tensor) -> Tensor:
+    """Return gx gx, gx gy and gy gy summed over channels: (B, C, h, w) to (B, 3, h, w)."""
+    return torch.stack([(gx * gx).sum(-3), (gx * gy).sum(-3), (gy * gy).sum(-3)], -3)
+
+
+def gauss_newton_matrix(products: Tensor, basis: Basis) -> Tensor:
+    """Sum J^T G J over the pixels: (B, 3, h, w) to (B, P, P)."""
+    moments = basis.y_powers.mT @ (products.double() @ basis.x_powers)
+    count = basis.scale.numel()
+    return (moments.flatten(-3) @ basis.to_matrix).unflatten(-1, (count, count))
+
+
+def steepest_descent_vector(gx: Tensor, gy: Tensor, residual: Tensor, basis: Basis) -> Tensor:
+    """Sum J^T gradient * residual over pixels and channels: (B, C, h, w) to (B, P)."""
+    products = torch.stack([(gx * residual).sum(-3), (gy * residual).sum(-3)], -3)
+    moments = basis.y_powers[:, :3].mT @ (products.double() @ basis.x_powers[:, :3])
+    return moments.flatten(-3) @ basis.to_vector
+
+
+def solve_system(
+    matrix: Tensor, vector: Tensor, scale: Tensor, floor: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Solve H step = b by Cholesky in float64; where H is singular the step is 0.
+
+    H is singular if the image leaves a direction of motion undetermined: if, in units of pixels
+    moved (``scale``), its largest diagonal entry is not above ``floor``, or a pivot is not above
+    32 ``eps`` of that entry.
+
+    Returns:
+        The step (B, P), and which samples are singular (B,).
+    """
+    scaled = matrix / (scale[:, None] * scale)
+    largest = scaled.detach().diagonal(dim1=-2, dim2=-1).amax(-1)
+    usable = (largest > floor) & torch.isfinite(scaled.detach()).flatten(-2).all(-1)
+    largest = torch.where(usable, largest, 1)
+    identity = torch.eye(scale.numel(), dtype=torch.float64, device=scale.device)
+    scaled = torch.where(usable[:, None, None], scaled / largest[:, None, None], identity)
+    factor, info = torch.linalg.cholesky_ex(scaled.detach())
+    pivots = factor.diagonal(dim1=-2, dim2=-1).square()
+    usable = usable & (info == 0) & (pivots > 32 * eps).all(-1)
+    # The matrix is made safe in front of the factorisation, so no gradient meets a bad factor.
+    factor, _ = torch.linalg.cholesky_ex(torch.where(usable[:, None, None], scaled, identity))
+    right = torch.where(usable[:, None], vector / scale / largest[:, None], 0)
+    step = torch.cholesky_solve(right[..., None], factor)[..., 0] / scale
+    return step, ~usable

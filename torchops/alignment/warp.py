@@ -1,0 +1,174 @@
+"""Warping points and images by 3 x 3 matrices that map template pixels to image pixels."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from torchops._common.checks import (
+    broadcast_batch,
+    check_choice,
+    check_image,
+    check_integer,
+    check_same_device,
+)
+from torchops._common.precision import compute_dtype, no_autocast
+from torchops._common.sampling import sample_at
+from torchops.alignment.motion import check_matrix, check_points
+
+
+def apply_matrix(matrix: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Map the points (x, y) and say which lie before the horizon, where the denominator is > 0.
+
+    x and y broadcast to the shape *points; ``matrix`` (*batch, 3, 3) gives (*batch, *points).
+    Points on or beyond the horizon come back as 0 and pass no gradient.
+    """
+    entries = matrix.flatten(-2).unbind(-1)
+    extra = max(x.ndim, y.ndim)
+    a, b, c, d, e, f, g, h, i = (m[(...,) + (None,) * extra] for m in entries)
+    depth = g * x + (h * y + i)
+    before = depth > 0
+    depth = torch.where(before, depth, 1)
+    u = torch.where(before, (a * x + (b * y + c)) / depth, 0)
+    v = torch.where(before, (d * x + (e * y + f)) / depth, 0)
+    return u, v, before
+
+
+def interpolate(image: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Interpolate (1 or B, C, H, W) bilinearly at (B, h, w) float64 positions inside the image.
+
+    The fractions are taken in float64, so float32 images lose nothing at large coordinates.
+
+    Returns:
+        Values (B, C, h, w), arbitrary outside the image, and which positions are inside (B, h, w).
+    """
+    channels, height, width = image.shape[-3:]
+    # A warp may miss the border pixels' centres by rounding only.
+    slack = 1e-6
+    inside = (u >= -slack) & (u <= width - 1 + slack) & (v >= -slack) & (v <= height - 1 + slack)
+    u = torch.where(inside, u, 0).clamp(0, width - 1)
+    v = torch.where(inside, v, 0).clamp(0, height - 1)
+    left = u.detach().floor().clamp(max=max(width - 2, 0))
+    top = v.detach().floor().clamp(max=max(height - 2, 0))
+    s = (u - left).to(image.dtype).flatten(-2).unsqueeze(-2)
+    t = (v - top).to(image.dtype).flatten(-2).unsqueeze(-2)
+    right, down = min(1, width - 1), min(1, height - 1) * width
+    index = (top * width + left).long().flatten(-2).unsqueeze(-2)
+    index = index.expand(-1, channels, -1)
+    flat = image.flatten(-2).expand(index.shape[0], -1, -1)
+    a, b = flat.gather(-1, index), flat.gather(-1, index + right)
+    c, d = flat.gather(-1, index + down), flat.gather(-1, index + (down + right))
+    if u.requires_grad:  # a NaN must not reach the gradient of the fractions
+        finite = torch.isfinite((a + b + c + d).detach())
+        spoilt = torch.where(finite, 0.0, torch.nan).to(image.dtype)
+        a, b, c, d = (torch.where(finite, tap, 0) for tap in (a, b, c, d))
+    upper, lower = a * (1 - s) + b * s, c * (1 - s) + d * s
+    values = upper * (1 - t) + lower * t
+    if u.requires_grad:
+        values = values + spoilt
+    return values.unflatten(-1, u.shape[-2:]), inside
+
+
+def warp_points(
+    points: Float[Tensor, "*#batch n 2"], matrix: Float[Tensor, "*#batch 3 3"]
+) -> Float[Tensor, "*#out n 2"]:
+    """Map points by a homography: (x', y') = (X / Z, Y / Z) with (X, Y, Z) = matrix (x, y, 1).
+
+    Args:
+        points: (*batch, N, 2) floating, (x, y) in pixels.
+        matrix: (*batch, 3, 3) floating; batch dimensions broadcast.
+
+    Returns:
+        Points (*batch, N, 2); float64 if an argument is float64, else float32. A point on the
+        horizon, where Z = 0, comes back as NaN.
+
+    Raises:
+        TypeError: An argument is no floating tensor.
+        ValueError: Wrong shapes, batch dimensions that do not broadcast, different devices.
+
+    Gradients:
+        To both arguments, any order; zero for a point on the horizon.
+
+    Example:
+        >>> shift = torch.tensor([[1.0, 0.0, 10.0], [0.0, 1.0, -4.0], [0.0, 0.0, 1.0]])
+        >>> warp_points(torch.tensor([[1.0, 2.0]]), shift)
+        tensor([[11., -2.]])
+    """
+    check_points(points)
+    check_matrix("matrix", matrix)
+    check_same_device(points=points, matrix=matrix)
+    broadcast_batch(points=points.shape[:-2], matrix=matrix.shape[:-2])
+    dtype = compute_dtype(points, matrix)
+    x, y = points.to(dtype).unbind(-1)
+    a, b, c, d, e, f, g, h, i = (m[..., None] for m in matrix.to(dtype).flatten(-2).unbind(-1))
+    depth = g * x + h * y + i
+    finite = depth != 0
+    depth = torch.where(finite, depth, 1)
+    warped = torch.stack([(a * x + b * y + c) / depth, (d * x + e * y + f) / depth], -1)
+    return torch.where(finite[..., None], warped, torch.nan)
+
+
+def warp_image(
+    image: Float[Tensor, "*#batch c h w"],
+    matrix: Float[Tensor, "*#batch 3 3"],
+    size: tuple[int, int],
+    *,
+    mode: str = "bilinear",
+    border: str = "zeros",
+) -> Float[Tensor, "*#out c height width"]:
+    """Resample an image by a homography: result(x) = image(matrix x).
+
+    ``matrix`` maps result (template) pixels to image pixels, so this undoes the motion that
+    :func:`torchops.align` found: ``warp_image(image, align(template, image).matrix,
+    template.shape[-2:])`` looks like the template. It is what OpenCV calls the inverse map.
+
+    Args:
+        image: (*batch, C, H, W) floating.
+        matrix: (*batch, 3, 3) floating; batch dimensions broadcast with those of ``image``.
+        size: (height, width) of the result in pixels.
+        mode: "bilinear", or "bicubic" (Keys, a = -0.5).
+        border: What lies outside: "zeros", "replicate" or "reflect" (edge pixel not repeated).
+
+    Returns:
+        (*batch, C, height, width) of the dtype of ``image``. Pixels whose point lies on or beyond
+        the horizon (denominator not positive) are 0 with every border.
+
+    Raises:
+        TypeError: ``image`` or ``matrix`` is no floating tensor, ``size`` is not of integers.
+        ValueError: Wrong shapes, an unknown mode or border, different devices.
+
+    Gradients:
+        To both arguments; for the bilinear mode the gradient to ``matrix`` jumps where a point
+        crosses a pixel's row or column.
+
+    Example:
+        >>> image = torch.arange(12.0).reshape(1, 3, 4)
+        >>> shift = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+        >>> warp_image(image, shift, (2, 2))
+        tensor([[[1., 2.],
+                 [5., 6.]]])
+    """
+    check_image("image", image)
+    check_matrix("matrix", matrix)
+    check_same_device(image=image, matrix=matrix)
+    if not isinstance(size, tuple | list | torch.Size) or len(size) != 2:
+        raise TypeError(f"size must be two integers (height, width), got {size!r}")
+    for length in size:
+        if not isinstance(length, torch.SymInt):
+            check_integer("size", length, minimum=1)
+    check_choice("mode", mode, ("bilinear", "bicubic"))
+    check_choice("border", border, ("zeros", "replicate", "reflect"))
+    batch = broadcast_batch(image=image.shape[:-3], matrix=matrix.shape[:-2])
+    with no_autocast(image):
+        dtype = compute_dtype(image)
+        exact = matrix.to(torch.float64)
+        x = torch.arange(size[1], dtype=torch.float64, device=image.device)
+        y = torch.arange(size[0], dtype=torch.float64, device=image.device)[:, None]
+        u, v, before = apply_matrix(exact.expand(*batch, 3, 3), x, y)
+        values = sample_at(
+            image.to(dtype).expand(*batch, *image.shape[-3:]),
+            u.to(dtype),
+            v.to(dtype),
+            mode=mode,
+            border=border,
+        )
+        return torch.where(before.unsqueeze(-3), values, 0).to(image.dtype)
