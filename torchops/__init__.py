@@ -55,6 +55,7 @@ from torchops.flow import (
 )
 
 # stats
+from torchops.stats import ChannelStats, dataset_stats
 
 if TYPE_CHECKING:
     from torchops.transforms import RandomMultiErase
@@ -106,6 +107,8 @@ __all__: list[str] = [
     "erase_boxes",
     "sample_disjoint_boxes",
     # stats
+    "ChannelStats",
+    "dataset_stats",
 ]
 
 

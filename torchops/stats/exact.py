@@ -1,0 +1,205 @@
+"""Integer images: sums in whole numbers, results as fractions that are rounded once, later.
+
+Everything kept here is an integer that adds up, so any order, split or merge gives the same state.
+"""
+
+import math
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+# The standard deviation of one image is irrational. Each is cut to this many binary places before
+# it is added, which makes their sum an integer, and the same in any order; their mean is then
+# less than 2**-128 grey levels low.
+GUARD_BITS = 128
+
+# Integer sums are taken over blocks of images: of a size that stays in cache on a CPU, and large
+# enough to fill a GPU.
+_BLOCK = {"cpu": 2**18}
+_LARGE_BLOCK = 2**25
+
+
+def rounded_sqrt(value: Fraction) -> float:
+    """Return the square root of a fraction, correctly rounded to float64."""
+    p, q = value.numerator, value.denominator
+    # Scale by 4**shift so that the integer root has 64 bits or more. Then a bit below the last
+    # one, set if anything was cut, is all that rounding to 53 bits needs to know of the rest.
+    shift = max(0, 64 - (p.bit_length() - q.bit_length()) // 2)
+    scaled, remainder = divmod(p << (2 * shift), q)
+    root = math.isqrt(scaled)
+    inexact = remainder != 0 or root * root != scaled
+    return (2 * root + inexact) / (1 << (shift + 1))
+
+
+@dataclass
+class IntegerTotals:
+    """What a collection of uint8 or uint16 images adds up to.
+
+    Attributes:
+        dtype: torch.uint8 or torch.uint16.
+        histogram: How often each level occurs in each channel, int64 (C, levels), on the CPU.
+        images: Number of images with at least one counted pixel.
+        image_stds: Per channel, the sum over images of ``floor(2**GUARD_BITS * std)``.
+        squared_sums: Per channel, the sum over images of (sum of levels) squared.
+        weighted_sums: Per channel, the sum over images of (sum of levels) * (number of pixels).
+        squared_pixels: The sum over images of (number of pixels) squared.
+    """
+
+    dtype: torch.dtype
+    histogram: Tensor
+    images: int = 0
+    image_stds: list[int] = field(default_factory=list)
+    squared_sums: list[int] = field(default_factory=list)
+    weighted_sums: list[int] = field(default_factory=list)
+    squared_pixels: int = 0
+
+    @classmethod
+    def of(cls, images: Tensor, mask: Tensor | None) -> "IntegerTotals":
+        """Reduce images (N, C, H, W) with an optional boolean mask (N, 1, H, W)."""
+        histogram, sums, squares = _reduce(images, mask)
+        batch, channels, height, width = images.shape
+        counts = [height * width] * batch if mask is None else mask.sum((1, 2, 3)).tolist()
+        totals = cls(
+            images.dtype,
+            histogram,
+            sum(count > 0 for count in counts),
+            [0] * channels,
+            [0] * channels,
+            [0] * channels,
+            sum(count**2 for count in counts),
+        )
+        for n, image_sums, image_squares in zip(
+            counts, sums.tolist(), squares.tolist(), strict=True
+        ):
+            if n > 0:
+                for c, (s, q) in enumerate(zip(image_sums, image_squares, strict=True)):
+                    root = math.isqrt((n * q - s * s) << (2 * GUARD_BITS))
+                    totals.image_stds[c] += root // n
+                    totals.squared_sums[c] += s * s
+                    totals.weighted_sums[c] += s * n
+        return totals
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return self.histogram.shape[0]
+
+    @property
+    def pixels(self) -> int:
+        """Number of counted pixels, the same in every channel."""
+        return int(self.histogram[0].sum())
+
+    def merge(self, other: "IntegerTotals") -> None:
+        """Add the totals of another collection."""
+        self.histogram = self.histogram + other.histogram
+        self.images += other.images
+        self.squared_pixels += other.squared_pixels
+        self.image_stds = _add(self.image_stds, other.image_stds)
+        self.squared_sums = _add(self.squared_sums, other.squared_sums)
+        self.weighted_sums = _add(self.weighted_sums, other.weighted_sums)
+
+    def mean(self) -> list[Fraction]:
+        """Return the mean of each channel."""
+        n = self.pixels
+        return [Fraction(s, n) for s, _ in self._power_sums()]
+
+    def var(self, correction: int) -> list[Fraction] | list[float]:
+        """Return the pooled variance of each channel."""
+        n = self.pixels
+        if n <= correction:
+            return [math.nan] * self.channels
+        return [Fraction(n * q - s * s, n * (n - correction)) for s, q in self._power_sums()]
+
+    def min(self) -> list[int]:
+        """Return the least level of each channel."""
+        return [row.nonzero()[0].item() for row in self.histogram]
+
+    def max(self) -> list[int]:
+        """Return the greatest level of each channel."""
+        return [row.nonzero()[-1].item() for row in self.histogram]
+
+    def quantile(self, q: Fraction) -> list[Fraction]:
+        """Interpolate linearly between the two order statistics around rank q (n - 1)."""
+        position = q * (self.pixels - 1)
+        rank = math.floor(position)
+        ranks = torch.tensor([rank, min(rank + 1, self.pixels - 1)])
+        # The level of a rank is the first whose cumulative count exceeds it.
+        cumulative = self.histogram.cumsum(1)
+        pairs = torch.searchsorted(cumulative, ranks.repeat(self.channels, 1), right=True)
+        return [low + (position - rank) * (high - low) for low, high in pairs.tolist()]
+
+    def mean_image_std(self) -> list[Fraction]:
+        """Return the mean over images of the standard deviation within an image."""
+        return [Fraction(total, self.images << GUARD_BITS) for total in self.image_stds]
+
+    def mean_variance(self) -> list[Fraction] | list[float]:
+        """Return the estimated variance of the mean, images being the independent draws.
+
+        The pooled mean is the ratio R = sum s_i / sum n_i of image sums and pixel counts; its
+        variance is m / (m - 1) * sum (s_i - R n_i)**2 / (sum n_i)**2 for m images.
+        """
+        m, n = self.images, self.pixels
+        if m < 2:
+            return [math.nan] * self.channels
+        return [
+            Fraction(m * (a * n * n - 2 * s * n * b + s * s * self.squared_pixels), (m - 1) * n**4)
+            for (s, _), a, b in zip(
+                self._power_sums(), self.squared_sums, self.weighted_sums, strict=True
+            )
+        ]
+
+    def _power_sums(self) -> list[tuple[int, int]]:
+        # In Python integers: the sum of squares of 2**31 uint16 pixels already fills an int64.
+        sums = []
+        for row in self.histogram:
+            levels = row.nonzero()[:, 0]
+            pairs = list(zip(levels.tolist(), row[levels].tolist(), strict=True))
+            sums.append((sum(v * k for v, k in pairs), sum(v * v * k for v, k in pairs)))
+        return sums
+
+
+def _add(a: list[int], b: list[int]) -> list[int]:
+    return [x + y for x, y in zip(a, b, strict=True)]
+
+
+def _reduce(images: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the histogram (C, levels), and per image (N, C) the sum of levels and of squares."""
+    levels = 256 if images.dtype == torch.uint8 else 65536
+    pixels = images.shape[-1] * images.shape[-2]
+    if images.device.type == "cpu" and pixels >= 16 * levels:
+        # Counting is the fastest pass over the pixels there is, and the counts of one large image
+        # hold its sums as well.
+        counts = _count_planes(images, mask, levels)
+        level = torch.arange(levels)
+        return counts.sum(0), (counts * level).sum(-1), (counts * (level * level)).sum(-1)
+    plane = None if mask is None else mask[:, 0]
+    histogram = torch.stack([_count(channel, plane, levels) for channel in images.unbind(1)])
+    sums, squares = [], []
+    size = max(1, _BLOCK.get(images.device.type, _LARGE_BLOCK) // images[0].numel())
+    masks = [None] * len(images) if mask is None else mask.split(size)
+    for block, keep in zip(images.split(size), masks):  # noqa: B905 - one None per image or more
+        values = block.long() if keep is None else block.long() * keep
+        sums.append(values.sum((-1, -2)))
+        squares.append((values * values).sum((-1, -2)))
+    return histogram.cpu(), torch.cat(sums), torch.cat(squares)
+
+
+def _count_planes(images: Tensor, mask: Tensor | None, levels: int) -> Tensor:
+    """Count the levels of every image and channel by itself: (N, C, levels)."""
+    return torch.stack(
+        [
+            torch.stack(
+                [_count(plane, None if mask is None else mask[i, 0], levels) for plane in image]
+            )
+            for i, image in enumerate(images.contiguous())
+        ]
+    )
+
+
+def _count(values: Tensor, mask: Tensor | None, levels: int) -> Tensor:
+    if values.dtype == torch.uint16:  # bincount does not know this type
+        values = values.int()
+    values = values.flatten() if mask is None else values[mask]
+    return torch.bincount(values, minlength=levels)

@@ -1,0 +1,128 @@
+"""A folder of picture files as a dataset of (3, H, W) tensors, and pictures as tensors.
+
+Pillow is imported when the first picture is read, never with the package.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+EXTENSIONS = (
+    ".avif",
+    ".bmp",
+    ".gif",
+    ".jp2",
+    ".jpeg",
+    ".jpg",
+    ".pbm",
+    ".pgm",
+    ".png",
+    ".pnm",
+    ".ppm",
+    ".tga",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
+
+
+class UnreadableImageError(ValueError):
+    """A file that cannot be decoded; the message names it."""
+
+
+class Folder(Dataset[Tensor]):
+    """The pictures in a folder and its subfolders, in the order of their names, as RGB."""
+
+    def __init__(self, root: str | os.PathLike[str]):
+        self.root = Path(root)
+        if not self.root.is_dir():
+            what = "a file" if self.root.exists() else "a path that does not exist"
+            raise ValueError(f"data must be the path of a folder, got {what}: {self.root}")
+        self.names = _find(self.root)
+        if not self.names:
+            raise ValueError(
+                "data must be a folder with at least one picture file "
+                f"({', '.join(EXTENSIONS)}), got none in {self.root}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Tensor:
+        path = self.root / self.names[index]
+        try:
+            return read_rgb(path)
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders raise whatever they like on damaged bytes
+            reason = str(error).split("\n")[0] or type(error).__name__
+            raise UnreadableImageError(f"{path} ({reason})") from error
+
+
+def read_rgb(path: Path) -> Tensor:
+    """Decode a picture file to (3, H, W): uint8, uint16 for 16 bits, float32 for float TIFF."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        if picture.mode in ("RGB", "RGBA", "LA") and _has_16_bits(picture):
+            return _read_16_bit_colour(path)  # Pillow would drop the lower 8 bits
+        if picture.mode == "P":  # by way of RGBA, since a palette may hold transparent colours
+            picture = picture.convert("RGBA")
+        if picture.mode not in ("RGB", "I", "F") and not picture.mode.startswith("I;16"):
+            picture = picture.convert("RGB")
+        image = picture_to_tensor(picture)
+    return image.expand(3, -1, -1)
+
+
+def picture_to_tensor(picture: "Image") -> Tensor:
+    """Return the bands of a Pillow image as (C, H, W); palettes become RGB, 1 bit becomes 8."""
+    if picture.mode in ("P", "PA"):
+        picture = picture.convert("RGBA").convert("RGB")
+    elif picture.mode == "1":
+        picture = picture.convert("L")
+    array = np.asarray(picture)
+    if picture.mode.startswith("I"):
+        # Pillow opens some 16-bit files as 32-bit integers.
+        if array.size and (array.min() < 0 or array.max() > 65535):
+            raise ValueError(f"32-bit integers that leave the 16-bit range, mode {picture.mode}")
+        array = array.astype(np.uint16)
+    tensor = torch.from_numpy(array.copy())  # a copy: Pillow's memory is read-only
+    return tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1)
+
+
+def _find(root: Path) -> list[str]:
+    names, seen = [], set()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link that leads back: its pictures are counted already
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        names += [
+            os.path.relpath(os.path.join(folder, name), root)
+            for name in files
+            if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+        ]
+    return sorted(names)
+
+
+def _has_16_bits(picture: "Image") -> bool:
+    tiles = getattr(picture, "tile", [])
+    return any(";16" in str(tile[3]) for tile in tiles)
+
+
+def _read_16_bit_colour(path: Path) -> Tensor:
+    from torchvision.io import ImageReadMode, decode_image
+
+    image = decode_image(str(path), ImageReadMode.UNCHANGED)
+    colour = image[: 1 if len(image) < 3 else 3]  # alpha is the last channel
+    return colour.expand(3, -1, -1)
