@@ -9,7 +9,8 @@ from torchops.cli.demo.sheet import Sheet
 
 _COLOURS = ["#3b82f6", "#ef4444", "#10b981", "#f59e0b", "#8b5cf6"]
 _NEUTRAL = "#828a94"  # readable on a light and on a dark page
-_ROWS = 9
+_ROWS = 9  # of a table that stands for a curve
+_WIDTH = 420  # CSS pixels of a plot at least
 
 Curve = tuple[Sequence[float], Sequence[float]]
 
@@ -39,7 +40,7 @@ def curves(
         note = "Curves need matplotlib: `pip install torchops[demo]`. Here are their numbers."
         return [Note(note), *_tables(series, x=x, y=y, caption=caption)]
     png = _draw(series, x=x, y=y, log=log, colours=colours)
-    return [Gallery([sheet.keep(png, name, caption, alt=alt)], width=520)]
+    return [Gallery([sheet.keep(png, name, caption, alt=alt)], width=_WIDTH)]
 
 
 def beside(*drawn: Sequence[Block]) -> list[Block]:
@@ -48,7 +49,7 @@ def beside(*drawn: Sequence[Block]) -> list[Block]:
     galleries = [block for block in blocks if isinstance(block, Gallery)]
     pictures = [picture for gallery in galleries for picture in gallery.pictures]
     others = [block for block in blocks if not isinstance(block, Gallery)]
-    return [*([Gallery(pictures, width=420)] if pictures else []), *others]
+    return [*([Gallery(pictures, width=_WIDTH)] if pictures else []), *others]
 
 
 def _draw(
