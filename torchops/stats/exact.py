@@ -10,15 +10,12 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from .blocks import images_per_block
+
 # The standard deviation of one image is irrational. Each is cut to this many binary places before
 # it is added, which makes their sum an integer, and the same in any order; their mean is then
 # less than 2**-128 grey levels low.
 GUARD_BITS = 128
-
-# Integer sums are taken over blocks of images: of a size that stays in cache on a CPU, and large
-# enough to fill a GPU.
-_BLOCK = {"cpu": 2**18}
-_LARGE_BLOCK = 2**25
 
 
 def rounded_sqrt(value: Fraction) -> float:
@@ -103,14 +100,14 @@ class IntegerTotals:
     def mean(self) -> list[Fraction]:
         """Return the mean of each channel."""
         n = self.pixels
-        return [Fraction(s, n) for s, _ in self._power_sums()]
+        return [Fraction(s, n) for s, _ in self._sums()]
 
     def var(self, correction: int) -> list[Fraction] | list[float]:
         """Return the pooled variance of each channel."""
         n = self.pixels
         if n <= correction:
             return [math.nan] * self.channels
-        return [Fraction(n * q - s * s, n * (n - correction)) for s, q in self._power_sums()]
+        return [Fraction(n * q - s * s, n * (n - correction)) for s, q in self._sums()]
 
     def min(self) -> list[int]:
         """Return the least level of each channel."""
@@ -146,11 +143,11 @@ class IntegerTotals:
         return [
             Fraction(m * (a * n * n - 2 * s * n * b + s * s * self.squared_pixels), (m - 1) * n**4)
             for (s, _), a, b in zip(
-                self._power_sums(), self.squared_sums, self.weighted_sums, strict=True
+                self._sums(), self.squared_sums, self.weighted_sums, strict=True
             )
         ]
 
-    def _power_sums(self) -> list[tuple[int, int]]:
+    def _sums(self) -> list[tuple[int, int]]:
         # In Python integers: the sum of squares of 2**31 uint16 pixels already fills an int64.
         sums = []
         for row in self.histogram:
@@ -168,38 +165,30 @@ def _reduce(images: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor
     """Return the histogram (C, levels), and per image (N, C) the sum of levels and of squares."""
     levels = 256 if images.dtype == torch.uint8 else 65536
     pixels = images.shape[-1] * images.shape[-2]
+    if images.dtype == torch.uint16:  # torch computes little in this type
+        images = images.int()
+    if mask is not None:  # hidden pixels become 0, and are taken off the count of zeros below
+        images = images * mask
     if images.device.type == "cpu" and pixels >= 16 * levels:
         # Counting is the fastest pass over the pixels there is, and the counts of one large image
         # hold its sums as well.
-        counts = _count_planes(images, mask, levels)
+        planes = images.contiguous().flatten(0, 1).flatten(1)
+        counts = torch.stack([torch.bincount(plane, minlength=levels) for plane in planes])
+        counts = counts.unflatten(0, images.shape[:2])
         level = torch.arange(levels)
-        return counts.sum(0), (counts * level).sum(-1), (counts * (level * level)).sum(-1)
-    plane = None if mask is None else mask[:, 0]
-    histogram = torch.stack([_count(channel, plane, levels) for channel in images.unbind(1)])
-    sums, squares = [], []
-    size = max(1, _BLOCK.get(images.device.type, _LARGE_BLOCK) // images[0].numel())
-    masks = [None] * len(images) if mask is None else mask.split(size)
-    for block, keep in zip(images.split(size), masks):  # noqa: B905 - one None per image or more
-        values = block.long() if keep is None else block.long() * keep
-        sums.append(values.sum((-1, -2)))
-        squares.append((values * values).sum((-1, -2)))
-    return histogram.cpu(), torch.cat(sums), torch.cat(squares)
+        histogram = counts.sum(0)
+        sums, squares = (counts * level).sum(-1), (counts * level.square()).sum(-1)
+    else:
+        histogram = torch.stack(
+            [torch.bincount(channel.flatten(), minlength=levels) for channel in images.unbind(1)]
+        ).cpu()
+        blocks = [_power_sums(b.long()) for b in images.split(images_per_block(images))]
+        sums, squares = torch.cat(blocks, dim=1)
+    if mask is not None:
+        histogram[:, 0] -= mask.numel() - mask.sum().item()
+    return histogram, sums, squares
 
 
-def _count_planes(images: Tensor, mask: Tensor | None, levels: int) -> Tensor:
-    """Count the levels of every image and channel by itself: (N, C, levels)."""
-    return torch.stack(
-        [
-            torch.stack(
-                [_count(plane, None if mask is None else mask[i, 0], levels) for plane in image]
-            )
-            for i, image in enumerate(images.contiguous())
-        ]
-    )
-
-
-def _count(values: Tensor, mask: Tensor | None, levels: int) -> Tensor:
-    if values.dtype == torch.uint16:  # bincount does not know this type
-        values = values.int()
-    values = values.flatten() if mask is None else values[mask]
-    return torch.bincount(values, minlength=levels)
+def _power_sums(values: Tensor) -> Tensor:
+    """Return the sums of values (N, C, H, W) and of their squares, (2, N, C)."""
+    return torch.stack([values.sum((-1, -2)), values.square().sum((-1, -2))])

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .blocks import images_per_block
+
 
 class Moments(NamedTuple):
     """Total weight, weighted mean and weighted sum of squared deviations of each channel."""
@@ -54,8 +56,23 @@ class FloatingTotals:
     @classmethod
     def of(cls, images: Tensor, mask: Tensor | None) -> "FloatingTotals | None":
         """Reduce images (N, C, H, W) with an optional boolean mask (N, 1, H, W)."""
+        if mask is None:
+            mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=images.device)
+        mask = mask.expand(len(images), 1, *images.shape[-2:])
+        size = images_per_block(images)
+        total = None
+        for block, keep in zip(images.split(size), mask.split(size), strict=True):
+            part = cls._of_block(block, keep)
+            if total is None:
+                total = part
+            elif part is not None:
+                total.merge(part)
+        return total
+
+    @classmethod
+    def _of_block(cls, images: Tensor, mask: Tensor) -> "FloatingTotals | None":
         values = images.detach().double().flatten(2)
-        keep = torch.ones_like(values[:, :1], dtype=torch.bool) if mask is None else mask.flatten(2)
+        keep = mask.flatten(2)
         count = keep.sum(-1)  # (N, 1)
         seen = count[:, 0] > 0
         if not bool(seen.any()):
