@@ -1,9 +1,12 @@
+import inspect
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import torchops
+from torchops.cli.app import _parser
 from torchops.cli.io import sample_path
 
 
@@ -48,6 +51,35 @@ def test_the_table_ends_with_a_line_to_paste(command, folder):
     np.testing.assert_allclose(normalize.std, pixels.std(0), atol=5.1e-7)
 
 
+def test_a_sample_comes_with_its_standard_error(command, folder, crop):
+    path, _ = folder
+    crop("astronaut.png", "c.png", (0, 40), (0, 40))
+    tables = []
+    for seed in (1, 1, 2, 3, 4, 5, 6):
+        status, out, _ = command("stats", path, "--limit", 2, "--seed", seed, "--json")
+        assert status == 0
+        tables.append(json.loads(out))
+    assert tables[0] == tables[1]
+    assert any(table != tables[0] for table in tables[2:])
+    assert tables[0]["images"] == 2
+    assert all(0 < error < 0.5 for error in tables[0]["mean_standard_error"])
+    assert "\nmean_standard_error " in command("stats", path, "--limit", 2)[1]
+    assert "mean_standard_error" not in command("stats", path, "--limit", 1)[1]
+
+
+def test_pictures_of_8_and_16_bits_do_not_mix(fails, folder):
+    path, _ = folder
+    Image.fromarray(np.full((4, 4), 40000, np.uint16)).save(path / "deep.png")
+    assert "uint16" in fails("stats", path)
+
+
+def test_defaults_are_those_of_the_function():
+    arguments = _parser().parse_args(["stats", "folder"])
+    parameters = inspect.signature(torchops.dataset_stats).parameters
+    assert arguments.limit is parameters["limit"].default
+    assert arguments.seed == parameters["seed"].default
+
+
 def test_bad_input(fails, folder, tmp_path):
     path, _ = folder
     empty = tmp_path / "empty"
@@ -60,5 +92,6 @@ def test_bad_input(fails, folder, tmp_path):
     assert "b.png" in fails("stats", path)
 
 
-def test_negative_workers_are_bad_input(fails, folder):
+def test_bad_options(fails, folder):
     assert "num_workers must be" in fails("stats", folder[0], "--workers", -1)
+    assert "limit must be" in fails("stats", folder[0], "--limit", 0)
