@@ -114,7 +114,7 @@ def check_number(
         raise TypeError(f"{name} must be {requirement}, got {describe(value)}")
     number = float(value)
     if (
-        not math.isfinite(number)
+        not -math.inf < number < math.inf  # false for NaN; torch.compile cannot trace isfinite
         or (above is not None and number <= above)
         or (minimum is not None and number < minimum)
         or (maximum is not None and number > maximum)

@@ -141,7 +141,8 @@ def _fill_cells(
     fits = torch.ones_like(carry, dtype=torch.bool)
     heights, widths = [], []
     for i in range(K - 1):
-        share = (prefix[..., i + 1] - prefix[..., i] + carry).clamp(min=1)
+        due = prefix[..., i + 1] - prefix[..., i] + carry
+        share = due.clamp(min=1)
         cell_w, cell_h = cells.width[..., i], cells.height[..., i]
         low = torch.searchsorted(tables.ratios, -(-(share << RATIO_BITS) // (cell_w * cell_w)))
         high = torch.searchsorted(
@@ -157,7 +158,7 @@ def _fill_cells(
         w = torch.maximum(torch.minimum((share + (h >> 1)) // h, most), least)
         active = i < count[:, None] - 1
         fits &= ~active | ((low < high) & (least <= most))
-        carry = torch.where(active, share - h * w, carry)
+        carry = torch.where(active, due - h * w, carry)
         heights.append(torch.where(active, h, 0))
         widths.append(torch.where(active, w, 0))
 

@@ -108,13 +108,11 @@ def sample_disjoint_boxes(
     ratios = _ratio_range(ratio)
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator or None, got {describe(generator)}")
-    source = torch.device("cpu") if generator is None else generator.device
-    numbers = torch.randint(
-        2**BITS,
-        (batch_size, numbers_per_image(counts[1])),
-        generator=generator,
-        device=source,
-    )
+    shape = (batch_size, numbers_per_image(counts[1]))
+    if generator is None:
+        numbers = torch.randint(2**BITS, shape)
+    else:
+        numbers = torch.randint(2**BITS, shape, generator=generator, device=generator.device)
     # Traced, the draw is one opaque op: the tables it looks up depend on the sizes.
     draw = torch.ops.torchops.disjoint_boxes if torch.compiler.is_compiling() else _draw
     boxes = draw(numbers, height, width, *fractions, *counts, *ratios)

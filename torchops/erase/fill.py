@@ -172,7 +172,9 @@ def _fill_masked(
 
 def _random(shape: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Standard normal for floating dtypes, uniform over the whole range for the others."""
-    options: dict[str, Any] = {"generator": generator, "device": like.device}
+    options: dict[str, Any] = {"device": like.device}
+    if generator is not None:  # naming it, even as None, keeps symbolic shapes out
+        options["generator"] = generator
     if like.is_floating_point():
         return torch.randn(shape, dtype=like.dtype, **options)
     low, high = _limits(like.dtype)
@@ -214,7 +216,7 @@ def _constant(value: Any, dtype: torch.dtype) -> float | int:
     name = str(dtype).removeprefix("torch.")
     if dtype.is_floating_point:
         number = float(value)
-        if math.isfinite(number) and abs(number) > torch.finfo(dtype).max:
+        if torch.finfo(dtype).max < abs(number) < math.inf:
             raise ValueError(f"value must be a number that {name} holds, got {describe(value)}")
         return number
     low, high = _limits(dtype)

@@ -94,7 +94,8 @@ def _fill_cells(
     sizes: list[tuple[int, int]] = []
     carry = h = w = least = most = 0
     for i in range(last):
-        share = max(prefix[i + 1] - prefix[i] + carry, 1)
+        due = prefix[i + 1] - prefix[i] + carry
+        share = max(due, 1)
         _, _, cell_w, cell_h = cells[i]
         low = bisect_left(ratios, -(-(share << RATIO_BITS) // (cell_w * cell_w)))
         high = bisect_right(ratios, (cell_h * cell_h << RATIO_BITS) // share)
@@ -107,7 +108,7 @@ def _fill_cells(
         if least > most:
             return []
         w = max(min((share + (h >> 1)) // h, most), least)
-        carry = share - h * w
+        carry = due - h * w
         sizes.append((h, w))
 
     area = prefix[last + 1] - prefix[last] + carry
