@@ -164,17 +164,14 @@ def _add(a: list[int], b: list[int]) -> list[int]:
 def _reduce(images: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Return the histogram (C, levels), and per image (N, C) the sum of levels and of squares."""
     levels = 256 if images.dtype == torch.uint8 else 65536
-    pixels = images.shape[-1] * images.shape[-2]
     if images.dtype == torch.uint16:  # torch computes little in this type
         images = images.int()
     if mask is not None:  # hidden pixels become 0, and are taken off the count of zeros below
         images = images * mask
-    if images.device.type == "cpu" and pixels >= 16 * levels:
-        # Counting is the fastest pass over the pixels there is, and the counts of one large image
-        # hold its sums as well.
-        planes = images.contiguous().flatten(0, 1).flatten(1)
-        counts = torch.stack([torch.bincount(plane, minlength=levels) for plane in planes])
-        counts = counts.unflatten(0, images.shape[:2])
+    if levels == 256 and images.device.type == "cpu":
+        # Counting is the fastest pass over the pixels there is, and the counts of one image hold
+        # its sums as well.
+        counts = _count_each(images)
         level = torch.arange(levels)
         histogram = counts.sum(0)
         sums, squares = (counts * level).sum(-1), (counts * level.square()).sum(-1)
@@ -187,6 +184,21 @@ def _reduce(images: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor
     if mask is not None:
         histogram[:, 0] -= mask.numel() - mask.sum().item()
     return histogram, sums, squares
+
+
+def _count_each(images: Tensor) -> Tensor:
+    """Count the levels of uint8 images by image and channel, (N, C, 256)."""
+    planes = images.contiguous().flatten(0, 1).flatten(1)
+    if planes.shape[1] >= 4096:
+        counts = [torch.bincount(plane, minlength=256) for plane in planes]
+    else:
+        # One call for many small planes, each with its own 256 levels.
+        counts = []
+        for block in planes.split(images_per_block(images) * images.shape[1]):
+            offset = 256 * torch.arange(len(block), dtype=torch.int32)
+            own_levels = (block + offset[:, None]).flatten()
+            counts.append(torch.bincount(own_levels, minlength=256 * len(block)))
+    return torch.cat(counts).view(*images.shape[:2], 256)
 
 
 def _power_sums(values: Tensor) -> Tensor:
