@@ -1,0 +1,126 @@
+"""The exact bilateral filter: every pixel of the window, with memory for a few images only."""
+
+import itertools
+import math
+
+import torch
+from torch import Tensor
+
+from torchops._common.sampling import reflect_index
+from torchops.bilateral.arguments import Batch
+from torchops.bilateral.pairs import pair_sums
+
+
+def half_window(radii: tuple[int, ...], window: str, strides: list[int]) -> tuple[int, ...]:
+    """Return the flat offsets of the half of the box that follows its centre in raster order.
+
+    The other half are their negatives. An offset outside the window stands as 0: "disc" keeps the
+    ellipsoid of the radii, border included, which is the disc of OpenCV where all radii are equal.
+    """
+    # Multiplied out by the product of all squares, so that the comparison is between integers.
+    whole = math.prod([radius**2 for radius in radii if radius])
+    deltas = []
+    for offset in itertools.product(*(range(-radius, radius + 1) for radius in radii)):
+        if offset <= (0,) * len(radii):
+            continue
+        length = sum(o * o * (whole // (r * r)) for o, r in zip(offset, radii, strict=True) if r)
+        inside = window == "square" or length <= whole
+        deltas.append(sum(o * s for o, s in zip(offset, strides, strict=True)) if inside else 0)
+    return tuple(deltas)
+
+
+def spatial_exponents(radii: tuple[int, ...], sigma_space: Tensor) -> Tensor:
+    """Return log2 of the spatial weights for the offsets of `half_window`, (B or 1, K)."""
+    total = sigma_space.new_zeros(sigma_space.shape[0], 1)
+    for radius, sigma in zip(radii, sigma_space.unbind(-1), strict=True):
+        offset = torch.arange(-radius, radius + 1, dtype=sigma.dtype, device=sigma.device)
+        along_axis = offset.square() / (-2 * math.log(2) * sigma.square()[:, None])
+        total = (total[:, :, None] + along_axis[:, None, :]).flatten(1)
+    return total[:, total.shape[1] // 2 + 1 :]
+
+
+def pad_image(image: Tensor, radii: tuple[int, ...], border: str, outside: float) -> Tensor:
+    """Extend the spatial axes by ``radii``; "constant" and "valid_only" fill with ``outside``."""
+    if border in ("constant", "valid_only"):
+        widths = [width for radius in reversed(radii) for width in (radius, radius)]
+        return torch.nn.functional.pad(image, widths, value=outside)
+    for dim, radius in enumerate(radii, start=image.ndim - len(radii)):
+        if radius == 0:
+            continue
+        size = image.shape[dim]
+        index = torch.arange(-radius, size + radius, device=image.device)
+        if border == "reflect":
+            index = reflect_index(index, size)
+        elif border == "replicate":
+            index = index.clamp(0, size - 1)
+        else:
+            index = index.remainder(size)
+        image = image.index_select(dim, index)
+    return image
+
+
+def crop_image(padded: Tensor, radii: tuple[int, ...]) -> Tensor:
+    """Undo `pad_image`."""
+    for dim, radius in enumerate(radii, start=padded.ndim - len(radii)):
+        padded = padded.narrow(dim, radius, padded.shape[dim] - 2 * radius)
+    return padded
+
+
+def countable(
+    image: Tensor, guide: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Make every number finite that must not count.
+
+    A pixel counts with its mask weight, and not at all where its guide is not finite.
+
+    Returns:
+        The image times the counts, the counts (B, 1, *spatial), the guide with 0 where it is not
+        finite, and where it is finite (boolean).
+    """
+    finite = guide.isfinite().all(1, keepdim=True)
+    values = torch.where(finite, image, 0)
+    clean = values if guide is image else torch.where(finite, guide, 0)
+    if mask is None:
+        return values, finite.to(image.dtype), clean, finite
+    counts = torch.where(finite, mask, 0)
+    # A finite value stays under a zero mask: the gradient of the mask there depends on it.
+    values = torch.where((counts != 0) | image.isfinite(), values, 0)
+    return values * counts, counts, clean, finite
+
+
+def normalised(weighted: Tensor, total: Tensor, finite: Tensor) -> Tensor:
+    """Divide by the weight sum; 0, with gradient 0, where nothing counts."""
+    # Below the smallest normal number the sums have lost their digits. A NaN total stays NaN.
+    some = ~(total < torch.finfo(total.dtype).tiny)
+    return torch.where(some & finite, weighted / torch.where(some, total, 1), 0)
+
+
+def exact_filter(
+    batch: Batch, *, radii: tuple[int, ...], window: str, distance: str, border: str
+) -> Tensor:
+    """Filter a batch with one window."""
+    values, counts, clean, finite = countable(batch.image, batch.guide, batch.mask)
+    values = pad_image(values, radii, border, 0)
+    counts = pad_image(counts, radii, border, 0 if border == "valid_only" else 1)
+    clean = pad_image(clean, radii, border, 0)
+    padded_shape = clean.shape[2:]
+    strides = [math.prod(padded_shape[axis + 1 :]) for axis in range(len(radii))]
+    deltas = half_window(radii, window, strides)
+    exponents = spatial_exponents(radii, batch.sigma_space)
+    sharpness = 1 / (2 * math.log(2) * batch.sigma_range.square())
+    sources = torch.cat([values, counts], 1).flatten(2)
+    channels = values.shape[1]
+    # Without a mask nobody differentiates by the counts.
+    differentiable = channels if batch.mask is None else channels + 1
+    samples = sources.shape[0]
+    sums = pair_sums(
+        sources,
+        clean.flatten(2),
+        sharpness.expand(samples),
+        exponents.expand(samples, -1),
+        deltas,
+        distance,
+        differentiable,
+    )
+    sums = crop_image(sums.unflatten(2, padded_shape), radii)
+    return normalised(sums[:, :channels], sums[:, channels:], finite)

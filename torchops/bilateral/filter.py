@@ -1,0 +1,224 @@
+"""The public bilateral filter: arguments in, method picked, dtype restored."""
+
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor, nn
+
+from torchops._common.checks import check_choice
+from torchops._common.precision import no_autocast
+from torchops.bilateral.arguments import (
+    Batch,
+    check_sigma,
+    largest_radii,
+    make_batch,
+    per_axis,
+    restore,
+    window_radii,
+)
+from torchops.bilateral.exact import exact_filter
+
+Image = Float[Tensor, "..."] | UInt8[Tensor, "..."]
+Sigma = float | int | Float[Tensor, "..."]
+Border = Literal["reflect", "replicate", "constant", "circular", "valid_only"]
+
+BORDERS = ("reflect", "replicate", "constant", "circular", "valid_only")
+
+
+def bilateral_filter(
+    image: Image,
+    sigma_space: Sigma | tuple[Sigma, ...],
+    sigma_range: Sigma,
+    *,
+    guide: Image | None = None,
+    radius: int | tuple[int, ...] | None = None,
+    window: Literal["square", "disc"] = "square",
+    distance: Literal["l2", "l1"] = "l2",
+    border: Border = "reflect",
+    mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None,
+    spatial_dims: int = 2,
+    method: Literal["exact"] = "exact",
+) -> Image:
+    """Average every pixel with those neighbours that are both near and similar.
+
+    With p a pixel, q the pixels of its window and m the mask::
+
+        output_p = sum_q m_q w_pq image_q / sum_q m_q w_pq
+        w_pq = exp(-|p - q|^2 / (2 sigma_space^2)) exp(-d(guide_p, guide_q)^2 / (2 sigma_range^2))
+
+    One weight serves all channels. Costs one exponential per pair of neighbours and memory for a
+    few images, whatever the window, with gradients too.
+
+    Args:
+        image: (*batch, C, H, W), floating or uint8; any number of channels, any range of values.
+            With ``spatial_dims`` 1 or 3: (*batch, C, L) or (*batch, C, D, H, W).
+        sigma_space: Standard deviation of the spatial Gaussian in pixels. A number, a 0-d tensor,
+            a tensor of the batch shape (one per sample), or a tuple of these, one per spatial axis.
+        sigma_range: Standard deviation of the range Gaussian in units of the guide (grey levels
+            for a uint8 guide). A number, a 0-d tensor or a tensor of the batch shape.
+        guide: (*batch, D, H, W), what is compared; default the image itself.
+        radius: Window radius in pixels, also one per axis. Default: ceil(3 * sigma_space) of each
+            sample, outside of which lies 0.3 % of a Gaussian. With a tensor sigma_space that
+            default reads the tensor's value, which waits for a GPU once; samples with different
+            radii are then filtered in groups.
+        window: "square", or "disc": only offsets with |p - q| <= radius, as OpenCV has it.
+        distance: d between two guide pixels across channels: "l2", or "l1" (the sum of absolute
+            differences, as OpenCV has it for colour).
+        border: What lies outside. "reflect" mirrors about the edge pixel's centre (OpenCV's
+            REFLECT_101), as often as needed; "replicate"; "constant", pixels of value 0 that
+            count; "circular"; "valid_only", nothing: outside pixels do not enter the sums.
+        mask: (*batch, 1, H, W), boolean or weights in [0, 1]: how much a pixel counts as a
+            source. Where it is 0 the image may hold anything, NaN included.
+        spatial_dims: 1 for signals, 2 for images, 3 for volumes.
+        method: "exact".
+
+    Returns:
+        The shape (leading dimensions broadcast) and dtype of ``image``; uint8 results are rounded
+        half to even. A pixel whose guide is not finite counts as masked, and its own output is 0;
+        so is the output where nothing in the window counts. A NaN of the image under a finite
+        guide and a mask above 0 makes its window NaN.
+
+    Raises:
+        TypeError: If an argument has the wrong type or dtype.
+        ValueError: If a shape, a value or a device does not fit; or if ``radius`` is needed while
+            the value of a tensor sigma_space cannot be read (torch.compile, export, vmap, CUDA
+            graphs): pass ``radius``.
+
+    Gradients:
+        To image, guide, float mask and both sigmas, any order. 0 where the output is defined as
+        0. Not smooth: "l1" where two guide values are equal. The radius is a constant.
+
+    References:
+        Tomasi and Manduchi, "Bilateral filtering for gray and color images", 1998.
+        Aurich and Weule, "Non-linear Gaussian filters performing edge preserving diffusion", 1995.
+
+    Example:
+        >>> step = torch.tensor([[[0.0, 0.1, 0.0, 1.0, 0.9, 1.0]]])
+        >>> bilateral_filter(step, 2.0, 0.1)
+        tensor([[[0.0276, 0.0449, 0.0276, 0.9724, 0.9551, 0.9724]]])
+    """
+    check_options(window, distance, border, spatial_dims, method)
+    with no_autocast(image):
+        batch, lead = make_batch(image, guide, mask, sigma_space, sigma_range, spatial_dims)
+        radii = window_radii(radius, sigma_space, lead, spatial_dims)
+        result = _exact_by_radius(batch, radii, window, distance, border)
+        return restore(result, lead, image.dtype)
+
+
+def check_options(
+    window: object, distance: object, border: object, spatial_dims: object, method: object
+) -> None:
+    """Raise unless the options name what `bilateral_filter` knows."""
+    check_choice("window", window, ("square", "disc"))
+    check_choice("distance", distance, ("l2", "l1"))
+    check_choice("border", border, BORDERS)
+    check_choice("spatial_dims", spatial_dims, (1, 2, 3))
+    check_choice("method", method, ("exact",))
+
+
+def _exact_by_radius(
+    batch: Batch, radii: list[tuple[int, ...]], window: str, distance: str, border: str
+) -> Tensor:
+    """Filter samples of equal radius together, so that none sees a wider window than alone."""
+    distinct = sorted(set(radii))
+    if len(distinct) == 1:
+        return exact_filter(
+            batch, radii=distinct[0], window=window, distance=distance, border=border
+        )
+    members = [[i for i, r in enumerate(radii) if r == group] for group in distinct]
+    parts = [
+        exact_filter(
+            batch.select(samples), radii=group, window=window, distance=distance, border=border
+        )
+        for group, samples in zip(distinct, members, strict=True)
+    ]
+    order = [i for samples in members for i in samples]
+    back = torch.tensor(sorted(range(len(order)), key=order.__getitem__), device=parts[0].device)
+    return torch.cat(parts).index_select(0, back)
+
+
+class BilateralFilter(nn.Module):
+    """Apply `bilateral_filter` with fixed options.
+
+    The sigmas are kept as buffers where they are tensors. The radius is fixed here, from the
+    largest sigma_space, so that no call reads a tensor's value.
+
+    Args:
+        sigma_space: As in `bilateral_filter`.
+        sigma_range: As in `bilateral_filter`.
+        radius: As in `bilateral_filter`; default ceil(3 * sigma_space), of the largest sample.
+        window: As in `bilateral_filter`.
+        distance: As in `bilateral_filter`.
+        border: As in `bilateral_filter`.
+        spatial_dims: As in `bilateral_filter`.
+        method: As in `bilateral_filter`.
+
+    Example:
+        >>> smooth = BilateralFilter(2.0, 0.1)
+        >>> smooth(torch.rand(4, 3, 32, 32)).shape
+        torch.Size([4, 3, 32, 32])
+    """
+
+    def __init__(
+        self,
+        sigma_space: Sigma | tuple[Sigma, ...],
+        sigma_range: Sigma,
+        *,
+        radius: int | tuple[int, ...] | None = None,
+        window: Literal["square", "disc"] = "square",
+        distance: Literal["l2", "l1"] = "l2",
+        border: Border = "reflect",
+        spatial_dims: int = 2,
+        method: Literal["exact"] = "exact",
+    ) -> None:
+        super().__init__()
+        check_options(window, distance, border, spatial_dims, method)
+        self.spatial_sigmas = len(sigma_space) if isinstance(sigma_space, tuple) else 1
+        for k, sigma in enumerate(per_axis("sigma_space", sigma_space, spatial_dims)):
+            check_sigma("sigma_space", sigma)
+            if k < self.spatial_sigmas:
+                self._keep(f"sigma_space_{k}", sigma)
+        check_sigma("sigma_range", sigma_range)
+        self._keep("sigma_range", sigma_range)
+        self.radius = largest_radii(radius, sigma_space, spatial_dims)
+        self.window, self.distance, self.border = window, distance, border
+        self.spatial_dims, self.method = spatial_dims, method
+
+    def _keep(self, name: str, sigma: object) -> None:
+        """Keep a number as it is and a tensor as a buffer, which moves with the Module."""
+        if isinstance(sigma, Tensor):
+            self.register_buffer(name, sigma)
+        else:
+            setattr(self, name, sigma)
+
+    def forward(
+        self,
+        image: Image,
+        guide: Image | None = None,
+        mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None,
+    ) -> Image:
+        """Filter ``image``; see `bilateral_filter`."""
+        sigmas: tuple[Any, ...] = tuple(
+            getattr(self, f"sigma_space_{k}") for k in range(self.spatial_sigmas)
+        )
+        return bilateral_filter(
+            image,
+            sigmas if len(sigmas) > 1 else sigmas[0],
+            self.sigma_range,  # type: ignore[arg-type]  # a Module cannot be in its place
+            guide=guide,
+            mask=mask,
+            radius=self.radius,
+            window=self.window,
+            distance=self.distance,
+            border=self.border,
+            spatial_dims=self.spatial_dims,
+            method=self.method,
+        )
+
+    def extra_repr(self) -> str:
+        """Name the options."""
+        return (
+            f"radius={self.radius}, window={self.window!r}, distance={self.distance!r}, "
+            f"border={self.border!r}, spatial_dims={self.spatial_dims}, method={self.method!r}"
+        )
