@@ -21,23 +21,19 @@ _TILES: list[tuple[str, float, int | tuple[int, int], float | str]] = [
 
 
 def _erase(
-    image: Tensor,
-    fraction: float,
-    count: int | tuple[int, int],
-    value: float | str,
-    generator: torch.Generator,
+    image: Tensor, fraction: float, count: int | tuple[int, int], value: float | str
 ) -> tuple[Tensor, Tensor, Tensor]:
     boxes = torchops.sample_disjoint_boxes(
-        1, *image.shape[-2:], fraction=fraction, count=count, ratio=(0.3, 3.3), generator=generator
+        1, *image.shape[-2:], fraction=fraction, count=count, ratio=(0.3, 3.3)
     )
     erased = torchops.erase_boxes(image, boxes.to(image.device), value=value)
     mask = torchops.boxes_to_mask(boxes, *image.shape[-2:])
     return erased, boxes, mask
 
 
-def _augment(images: Tensor, nothing: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _augment(images: Tensor, nothing: Tensor) -> tuple[Tensor, Tensor]:
     transform = torchops.RandomMultiErase(
-        fraction=(0.02, 0.33), count=(1, 4), value="color", mask_value=1, p=0.5, generator=generator
+        fraction=(0.02, 0.33), count=(1, 4), value="color", mask_value=1, p=0.5
     )
     erased, masks = transform(images, nothing)
     return erased, masks
@@ -50,7 +46,8 @@ def section(sheet: Sheet) -> Section:
     misses = []
     for k, (name, fraction, count, value) in enumerate(_TILES):
         image = sheet.photograph(name, size)[None]
-        erased, boxes, mask = _erase(image, fraction, count, value, sheet.generator(k))
+        with sheet.seeded(k):
+            erased, boxes, mask = _erase(image, fraction, count, value)
         tiles.append(_tile(sheet, k, name, fraction, erased, boxes, mask))
         misses.append(abs(int(mask.sum()) - int(fraction * mask.numel() + 0.5)))
     blocks: list[Block] = [
@@ -100,8 +97,8 @@ def _tile(
     return sheet.picture(
         erased[0],
         f"{k + 1}-{name}",
-        f"asked {fraction:.3%}, achieved {pixels / total:.3%}",
-        detail=f"{pixels:,} of {total:,} px in {drawn} rectangles",
+        f"asked {fraction:.3%}",
+        detail=f"achieved {pixels / total:.3%}: {pixels:,} of {total:,} px, {drawn} rectangles",
         alt=f"{name} with {drawn} rectangles erased",
     )
 
@@ -112,7 +109,8 @@ def _pipeline(sheet: Sheet, size: tuple[int, int]) -> list[Picture]:
     names = ["coffee", "chelsea", "astronaut", "coffee"]
     images = tv_tensors.Image(torch.stack([sheet.photograph(name, size) for name in names]))
     nothing = tv_tensors.Mask(torch.zeros(len(names), 1, *size, dtype=torch.uint8))
-    erased, masks = _augment(images, nothing.to(sheet.device), sheet.generator(16))
+    with sheet.seeded(16):
+        erased, masks = _augment(images, nothing.to(sheet.device))
     pictures = []
     for k, name in enumerate(names):
         share = float(masks[k].float().mean())

@@ -4,7 +4,8 @@ import base64
 import io
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,6 +39,14 @@ class Sheet:
     def generator(self, seed: int = 0) -> torch.Generator:
         """Make a generator on the CPU, so that every machine draws the same numbers."""
         return torch.Generator().manual_seed(seed)
+
+    @contextmanager
+    def seeded(self, seed: int) -> Iterator[None]:
+        """Seed torch's global generators, and leave them afterwards as they were."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            yield
 
     def photograph(self, name: str, size: tuple[int, int] | None = None) -> Tensor:
         """Read a bundled photograph as (C, H, W) in [0, 1], float32, on the device.
