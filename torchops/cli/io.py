@@ -22,9 +22,6 @@ from torchops.cli import radiance
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 RADIANCE_SUFFIXES = (".hdr", ".exr")
 
-# What Pillow's decoders raise for damaged files, beside OSError.
-_DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, KeyError)
-
 
 def sample_path(name: str) -> Path:
     """Return the path of one of the bundled pictures, such as ``"coffee.png"``.
@@ -87,9 +84,14 @@ def read_image(path: str | os.PathLike[str], *, gray: bool = False) -> Tensor:
         with Image.open(BytesIO(data)) as image:
             image.load()
             upright = ImageOps.exif_transpose(image)
+            if upright.mode[0] not in "FI":
+                one_channel = gray or upright.mode in ("1", "L", "LA")
+                upright = upright.convert("L" if one_channel else "RGB")
     except UnidentifiedImageError:
         raise ValueError(f"{path} is not a picture that Pillow can read") from None
-    except (*_DECODER_ERRORS, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} is too large: {error}") from None
+    except Exception as error:  # decoders raise anything when bytes are missing or wrong
         raise ValueError(f"{path} is truncated or damaged: {error}") from None
     if upright.mode == "F":
         raise ValueError(f"{path} holds floating-point values; save it as .hdr or .exr")
@@ -98,8 +100,7 @@ def read_image(path: str | os.PathLike[str], *, gray: bool = False) -> Tensor:
         if array.min() < 0 or array.max() > 65535:
             raise ValueError(f"{path} holds values outside the 16 bits from 0 to 65535")
         return _to_tensor(array, 65535)
-    one_channel = gray or upright.mode in ("1", "L", "LA", "La")
-    return _to_tensor(np.asarray(upright.convert("L" if one_channel else "RGB")), 255)
+    return _to_tensor(np.asarray(upright), 255)
 
 
 def write_image(path: str | os.PathLike[str], image: Tensor) -> None:
