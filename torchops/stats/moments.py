@@ -15,20 +15,31 @@ from .blocks import images_per_block
 
 
 class Moments(NamedTuple):
-    """Total weight, weighted mean and weighted sum of squared deviations of each channel."""
+    """Total weight, weighted mean and weighted sum of squared deviations of each channel.
+
+    The mean is kept as ``origin + offset``: what the sum of the two would round off, where the
+    values lie far from 0, is many times the rounding of their differences.
+    """
 
     weight: float
-    mean: Tensor
+    origin: Tensor
+    offset: Tensor
     m2: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """The weighted mean."""
+        return self.origin + self.offset
 
     def merge(self, other: "Moments") -> "Moments":
         """Return the moments of both sets together."""
         weight = self.weight + other.weight
         share = other.weight / weight
-        delta = other.mean - self.mean
+        delta = (other.origin - self.origin) + (other.offset - self.offset)
         return Moments(
             weight,
-            self.mean + delta * share,
+            self.origin,
+            self.offset + delta * share,
             self.m2 + other.m2 + delta * delta * (self.weight * share),
         )
 
@@ -82,15 +93,15 @@ class FloatingTotals:
         greatest = values.where(keep, -math.inf).amax(-1)
         # Relative to the minimum no digits are lost to an offset, and a constant image is all 0.
         values = (values - least[..., None]).where(keep, 0)
-        mean = values.sum(-1) / count
-        deviation = (values - mean[..., None]).where(keep, 0)
+        offset = values.sum(-1) / count
+        offset = offset.where(offset.isfinite(), math.nan)
+        deviation = (values - offset[..., None]).where(keep, 0)
         m2 = deviation.square().sum(-1)
-        mean = least + mean
-        least, greatest, mean, m2, count = (t.cpu() for t in (least, greatest, mean, m2, count))
+        least, greatest, offset, m2, count = (t.cpu() for t in (least, greatest, offset, m2, count))
         return cls(
-            len(mean),
-            _pool(count, mean, m2),
-            _pool(count.square(), mean, torch.zeros_like(m2)),
+            len(m2),
+            _pool(count, least, offset, m2),
+            _pool(count.square(), least, offset, torch.zeros_like(m2)),
             least.amin(0),
             greatest.amax(0),
             (m2 / count).sqrt().sum(0),
@@ -145,16 +156,17 @@ class FloatingTotals:
         """
         if self.images < 2:
             return [math.nan] * self.channels
-        offset = self.image.mean - self.pixel.mean
-        about_mean = self.image.m2 + self.image.weight * offset.square()
+        # Both origins are the minimum of the first image.
+        shift = self.image.offset - self.pixel.offset
+        about_mean = self.image.m2 + self.image.weight * shift.square()
         m = self.images
         return (about_mean * (m / (m - 1)) / self.pixel.weight**2).tolist()
 
 
-def _pool(weight: Tensor, mean: Tensor, m2: Tensor) -> Moments:
-    """Merge the moments of N images, (N, 1) and (N, C), at once, relative to the first."""
+def _pool(weight: Tensor, origin: Tensor, offset: Tensor, m2: Tensor) -> Moments:
+    """Merge the moments of N images, (N, 1) and (N, C), at once, about the first's origin."""
     total = weight.sum()
-    delta = mean - mean[0]
-    centre = (weight * delta).sum(0) / total
-    spread = (weight * (delta - centre).square()).sum(0)
-    return Moments(float(total), mean[0] + centre, m2.sum(0) + spread)
+    offset = (origin - origin[0]) + offset
+    centre = (weight * offset).sum(0) / total
+    spread = (weight * (offset - centre).square()).sum(0)
+    return Moments(float(total), origin[0], centre, m2.sum(0) + spread)
