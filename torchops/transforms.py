@@ -118,8 +118,10 @@ class RandomMultiErase(v2.Transform):
             )
         batch, height, width = _batch_and_size(flat_inputs)
         size = math.prod(batch)
-        device = "cpu" if self.generator is None else self.generator.device
-        apply = torch.rand(size, generator=self.generator, device=device) < self.p
+        if self.generator is None:
+            coin = torch.rand(size)
+        else:
+            coin = torch.rand(size, generator=self.generator, device=self.generator.device)
         boxes = sample_disjoint_boxes(
             size,
             height,
@@ -129,7 +131,7 @@ class RandomMultiErase(v2.Transform):
             ratio=self.ratio,
             generator=self.generator,
         )
-        boxes = boxes * apply[:, None, None]
+        boxes = boxes * (coin < self.p)[:, None, None]
         return {"boxes": boxes.reshape(*batch, *boxes.shape[-2:])}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:

@@ -76,7 +76,7 @@ def sample_disjoint_boxes(
         ratio: range ``(low, high)`` of height / width of each box.
         generator: source of the random numbers; torch's global one if None. With a generator the
             global one is untouched. :func:`torch.compile` needs None.
-        device: where the boxes are put; the CPU if None.
+        device: where the boxes are put; where they were drawn if None.
 
     Returns:
         int64 boxes ``(batch_size, max_count, 4)`` as half-open ``(x0, y0, x1, y1)`` in pixels;
