@@ -23,7 +23,7 @@ from torchops.alignment import (
     warp_image,
     warp_points,
 )
-from torchops.bilateral import BilateralFilter, bilateral_filter
+from torchops.bilateral import BilateralFilter, bilateral_filter, durand_tonemap
 
 # colorization
 from torchops.colorization import (
@@ -66,6 +66,7 @@ __all__: list[str] = [
     # bilateral
     "BilateralFilter",
     "bilateral_filter",
+    "durand_tonemap",
     # colorization
     "Colorization",
     "ColorizationLoss",

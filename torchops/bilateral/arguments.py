@@ -1,8 +1,8 @@
 """From what the user passes to one flat batch: checks, broadcasting, sigmas, radii."""
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -136,6 +136,13 @@ def restore(result: Tensor, lead: torch.Size, dtype: torch.dtype) -> Tensor:
     return result.reshape(*lead, *result.shape[1:]).to(dtype)
 
 
+def sigma_values(name: str, sigma: object, lead: torch.Size, cure: str) -> list[float]:
+    """Return a sigma as Python numbers, 1 or one per sample; a tensor waits for its device."""
+    if not isinstance(sigma, Tensor):
+        return [float(sigma)]  # type: ignore[arg-type]
+    return read_values(name, sigma if sigma.ndim == 0 else sigma.expand(lead), cure)
+
+
 def read_values(name: str, value: Tensor, cure: str) -> list[float]:
     """Return the values of a tensor as Python numbers, which waits for its device."""
     unreadable = torch.compiler.is_compiling() or (
@@ -163,19 +170,37 @@ def window_radii(
         return [tuple(int(r) for r in radii)]  # type: ignore[call-overload]
     columns = []
     for sigma in per_axis("sigma_space", sigma_space, spatial_dims):
-        if not isinstance(sigma, Tensor):
-            values = [float(sigma)]  # type: ignore[arg-type]
-        else:
-            each = sigma if sigma.ndim == 0 else sigma.expand(lead)
-            values = read_values("sigma_space", each, "pass radius=")
+        values = sigma_values("sigma_space", sigma, lead, "pass radius=")
         if any(math.isinf(v) for v in values):
             raise ValueError(
                 "sigma_space must be finite where radius is None, got inf: pass radius="
             )
         # A NaN sigma keeps a window of neighbours, through which the result becomes NaN.
         columns.append([1 if math.isnan(v) else math.ceil(3 * abs(v)) for v in values])
+    return align_columns(columns)
+
+
+def align_columns(columns: list[list[Any]]) -> list[tuple[Any, ...]]:
+    """Zip lists with one entry per sample, or one entry that all samples share."""
     length = max(len(column) for column in columns)
     return list(zip(*(c * length if len(c) == 1 else c for c in columns), strict=True))
+
+
+def by_group(batch: Batch, keys: list[Any], run: Callable[[Batch, Any], Tensor]) -> Tensor:
+    """Run samples of equal key together, so that each is filtered as it would be alone.
+
+    ``keys`` has one entry per sample, or one entry that all samples share.
+    """
+    distinct = list(dict.fromkeys(keys))
+    if len(distinct) == 1:
+        return run(batch, distinct[0])
+    members = [[i for i, key in enumerate(keys) if key == group] for group in distinct]
+    parts = [
+        run(batch.select(samples), group) for group, samples in zip(distinct, members, strict=True)
+    ]
+    order = [i for samples in members for i in samples]
+    back = torch.tensor(sorted(range(len(order)), key=order.__getitem__), device=parts[0].device)
+    return torch.cat(parts).index_select(0, back)
 
 
 def largest_radii(radius: object, sigma_space: object, spatial_dims: int) -> tuple[int, ...]:
@@ -185,5 +210,6 @@ def largest_radii(radius: object, sigma_space: object, spatial_dims: int) -> tup
         for k, sigma in enumerate(per_axis("sigma_space", sigma_space, spatial_dims))
         if isinstance(sigma, Tensor)
     }
-    radii = window_radii(radius, sigma_space, broadcast_batch(**shapes), spatial_dims)
+    lead = broadcast_batch(**shapes) if shapes else torch.Size()
+    radii = window_radii(radius, sigma_space, lead, spatial_dims)
     return tuple(max(column) for column in zip(*radii, strict=True))

@@ -96,7 +96,7 @@ def normalised(weighted: Tensor, total: Tensor, finite: Tensor) -> Tensor:
 
 
 def exact_filter(
-    batch: Batch, *, radii: tuple[int, ...], window: str, distance: str, border: str
+    batch: Batch, radii: tuple[int, ...], *, window: str, distance: str, border: str
 ) -> Tensor:
     """Filter a batch with one window."""
     values, counts, clean, finite = countable(batch.image, batch.guide, batch.mask)

@@ -1,15 +1,15 @@
 """The public bilateral filter: arguments in, method picked, dtype restored."""
 
+from functools import partial
 from typing import Any, Literal
 
-import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from torchops._common.checks import check_choice
 from torchops._common.precision import no_autocast
 from torchops.bilateral.arguments import (
-    Batch,
+    by_group,
     check_sigma,
     largest_radii,
     make_batch,
@@ -18,10 +18,13 @@ from torchops.bilateral.arguments import (
     window_radii,
 )
 from torchops.bilateral.exact import exact_filter
+from torchops.bilateral.grid import grid_filter
 
 Image = Float[Tensor, "..."] | UInt8[Tensor, "..."]
 Sigma = float | int | Float[Tensor, "..."]
 Border = Literal["reflect", "replicate", "constant", "circular", "valid_only"]
+
+Method = Literal["exact", "grid"]
 
 BORDERS = ("reflect", "replicate", "constant", "circular", "valid_only")
 
@@ -38,7 +41,7 @@ def bilateral_filter(
     border: Border = "reflect",
     mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None,
     spatial_dims: int = 2,
-    method: Literal["exact"] = "exact",
+    method: Method = "exact",
 ) -> Image:
     """Average every pixel with those neighbours that are both near and similar.
 
@@ -47,8 +50,14 @@ def bilateral_filter(
         output_p = sum_q m_q w_pq image_q / sum_q m_q w_pq
         w_pq = exp(-|p - q|^2 / (2 sigma_space^2)) exp(-d(guide_p, guide_q)^2 / (2 sigma_range^2))
 
-    One weight serves all channels. Costs one exponential per pair of neighbours and memory for a
-    few images, whatever the window, with gradients too.
+    One weight serves all channels. ``method="exact"`` costs one exponential per pair of
+    neighbours and memory for a few images, whatever the window, with gradients too: the choice for
+    radii up to about 6, for colour distances and wherever the exact value counts. ``"grid"``
+    (bilateral grid: cells of 2/3 sigma_space, 32 levels between the least and the greatest value
+    of the guide) costs less the larger sigma_space is, and memory for up to 20 images. It needs a
+    guide of one channel. On photographs, with sigma_range at least 1/20 of the guide's range, it
+    is 60 dB or more close to exact, at worst 2 % of the range at single pixels; a sigma_range
+    under 1/50 of it acts as if it were that.
 
     Args:
         image: (*batch, C, H, W), floating or uint8; any number of channels, any range of values.
@@ -71,7 +80,8 @@ def bilateral_filter(
         mask: (*batch, 1, H, W), boolean or weights in [0, 1]: how much a pixel counts as a
             source. Where it is 0 the image may hold anything, NaN included.
         spatial_dims: 1 for signals, 2 for images, 3 for volumes.
-        method: "exact".
+        method: "exact" or "grid". The grid takes a guide of one channel, the square window, the
+            borders "reflect" and "valid_only", and images and volumes.
 
     Returns:
         The shape (leading dimensions broadcast) and dtype of ``image``; uint8 results are rounded
@@ -87,55 +97,69 @@ def bilateral_filter(
 
     Gradients:
         To image, guide, float mask and both sigmas, any order. 0 where the output is defined as
-        0. Not smooth: "l1" where two guide values are equal. The radius is a constant.
+        0. Not smooth: "l1" where two guide values are equal; "grid" where a guide value meets a
+        level of the grid. The radius is a constant.
 
     References:
         Tomasi and Manduchi, "Bilateral filtering for gray and color images", 1998.
         Aurich and Weule, "Non-linear Gaussian filters performing edge preserving diffusion", 1995.
+        Paris and Durand, "A fast approximation of the bilateral filter using a signal processing
+        approach", 2006.
 
     Example:
+        >>> import torch
         >>> step = torch.tensor([[[0.0, 0.1, 0.0, 1.0, 0.9, 1.0]]])
         >>> bilateral_filter(step, 2.0, 0.1)
-        tensor([[[0.0276, 0.0449, 0.0276, 0.9724, 0.9551, 0.9724]]])
+        tensor([[[0.0326, 0.0559, 0.0295, 0.9705, 0.9441, 0.9674]]])
     """
     check_options(window, distance, border, spatial_dims, method)
     with no_autocast(image):
         batch, lead = make_batch(image, guide, mask, sigma_space, sigma_range, spatial_dims)
         radii = window_radii(radius, sigma_space, lead, spatial_dims)
-        result = _exact_by_radius(batch, radii, window, distance, border)
+        if method == "exact":
+            exact = partial(exact_filter, window=window, distance=distance, border=border)
+            result = by_group(batch, radii, exact)
+        else:
+            check_one_channel(batch.guide, guide is None)
+            result = by_group(batch, radii, partial(grid_filter, border=border))
         return restore(result, lead, image.dtype)
 
 
 def check_options(
-    window: object, distance: object, border: object, spatial_dims: object, method: object
+    window: object,
+    distance: object,
+    border: object,
+    spatial_dims: object,
+    method: object,
 ) -> None:
-    """Raise unless the options name what `bilateral_filter` knows."""
+    """Raise unless the options name what `bilateral_filter` knows, and fit the method."""
     check_choice("window", window, ("square", "disc"))
     check_choice("distance", distance, ("l2", "l1"))
     check_choice("border", border, BORDERS)
     check_choice("spatial_dims", spatial_dims, (1, 2, 3))
-    check_choice("method", method, ("exact",))
+    check_choice("method", method, ("exact", "grid"))
+    if method == "exact":
+        return
+    cure = 'use method="exact"'
+    if window != "square":
+        raise ValueError(f"window must be 'square' for method={method!r}, got {window!r}: {cure}")
+    if border not in ("reflect", "valid_only"):
+        raise ValueError(
+            f"border must be 'reflect' or 'valid_only' for method={method!r}, "
+            f"got {border!r}: {cure}"
+        )
+    if spatial_dims == 1:
+        raise ValueError(f"spatial_dims must be 2 or 3 for method={method!r}, got 1: {cure}")
 
 
-def _exact_by_radius(
-    batch: Batch, radii: list[tuple[int, ...]], window: str, distance: str, border: str
-) -> Tensor:
-    """Filter samples of equal radius together, so that none sees a wider window than alone."""
-    distinct = sorted(set(radii))
-    if len(distinct) == 1:
-        return exact_filter(
-            batch, radii=distinct[0], window=window, distance=distance, border=border
+def check_one_channel(guide: Tensor, own: bool) -> None:
+    """Raise unless a fast method can work with ``guide`` (B, D, *spatial)."""
+    if guide.shape[1] != 1:
+        what = "image, which is its own guide," if own else "guide"
+        raise ValueError(
+            f"{what} must have 1 channel for a fast method, got {guide.shape[1]}: pass guide= with "
+            'one channel (such as the luminance), or method="exact"'
         )
-    members = [[i for i, r in enumerate(radii) if r == group] for group in distinct]
-    parts = [
-        exact_filter(
-            batch.select(samples), radii=group, window=window, distance=distance, border=border
-        )
-        for group, samples in zip(distinct, members, strict=True)
-    ]
-    order = [i for samples in members for i in samples]
-    back = torch.tensor(sorted(range(len(order)), key=order.__getitem__), device=parts[0].device)
-    return torch.cat(parts).index_select(0, back)
 
 
 class BilateralFilter(nn.Module):
@@ -155,6 +179,7 @@ class BilateralFilter(nn.Module):
         method: As in `bilateral_filter`.
 
     Example:
+        >>> import torch
         >>> smooth = BilateralFilter(2.0, 0.1)
         >>> smooth(torch.rand(4, 3, 32, 32)).shape
         torch.Size([4, 3, 32, 32])
@@ -170,7 +195,7 @@ class BilateralFilter(nn.Module):
         distance: Literal["l2", "l1"] = "l2",
         border: Border = "reflect",
         spatial_dims: int = 2,
-        method: Literal["exact"] = "exact",
+        method: Method = "exact",
     ) -> None:
         super().__init__()
         check_options(window, distance, border, spatial_dims, method)
