@@ -110,7 +110,11 @@ class RandomMultiErase(v2.Transform):
         self.generator = generator
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw the coin and the rectangles of each image: ``boxes``, zero where not applied."""
+        """Draw the coin and the rectangles of each image.
+
+        Returns ``boxes`` ``(*batch, K, 4)``, zero where not applied, and ``applies``: whether any
+        image is erased, True where that cannot be known without waiting for a device.
+        """
         if self.generator is not None and get_worker_info() is not None:
             raise ValueError(
                 "generator must be None inside a DataLoader worker, got a torch.Generator, which "
@@ -118,10 +122,6 @@ class RandomMultiErase(v2.Transform):
             )
         batch, height, width = _batch_and_size(flat_inputs)
         size = math.prod(batch)
-        if self.generator is None:
-            coin = torch.rand(size)
-        else:
-            coin = torch.rand(size, generator=self.generator, device=self.generator.device)
         boxes = sample_disjoint_boxes(
             size,
             height,
@@ -131,17 +131,28 @@ class RandomMultiErase(v2.Transform):
             ratio=self.ratio,
             generator=self.generator,
         )
-        boxes = boxes * (coin < self.p)[:, None, None]
-        return {"boxes": boxes.reshape(*batch, *boxes.shape[-2:])}
+        if self.generator is None:
+            coin = torch.rand(size)
+        else:
+            coin = torch.rand(size, generator=self.generator, device=self.generator.device)
+        selected = coin < self.p
+        known = not torch.compiler.is_compiling() and coin.device.type == "cpu"
+        hits = selected.tolist() if known else [True, False]
+        if not all(hits):
+            boxes = boxes * selected[:, None, None]
+        if len(batch) != 1:
+            boxes = boxes.reshape(*batch, *boxes.shape[1:]) if batch else boxes[0]
+        return {"boxes": boxes, "applies": any(hits)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Erase one input; ``params`` are those of :meth:`make_params`."""
         boxes: Tensor = params["boxes"]
-        if _known_empty(boxes):
+        if not params["applies"]:
             return inpt
         if isinstance(inpt, PIL.Image.Image):
             return self._erase_pil(inpt, boxes)
-        boxes = boxes.to(inpt.device, non_blocking=True)
+        if boxes.device != inpt.device:
+            boxes = boxes.to(inpt.device, non_blocking=True)
         if isinstance(inpt, tv_tensors.BoundingBoxes):
             return inpt if self.min_visibility is None else self._hide_boxes(inpt, boxes)
         if isinstance(inpt, tv_tensors.KeyPoints):
@@ -173,7 +184,7 @@ class RandomMultiErase(v2.Transform):
             )
         pixels = np.array(image)
         channels = torch.from_numpy(pixels.reshape(image.height, image.width, -1)).movedim(2, 0)
-        erase_boxes(channels, boxes, value=self.value, generator=self.generator, inplace=True)
+        erase_boxes(channels, boxes.cpu(), value=self.value, generator=self.generator, inplace=True)
         if image.mode == "1":
             pixels = np.packbits(pixels, axis=1)
         erased = image if self.inplace else image.copy()
@@ -216,11 +227,6 @@ class RandomMultiErase(v2.Transform):
 
 
 _PIL_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I;16", "I", "F")
-
-
-def _known_empty(boxes: Tensor) -> bool:
-    """Whether no image was selected, where that can be known without waiting for a device."""
-    return not torch.compiler.is_compiling() and boxes.device.type == "cpu" and not boxes.any()
 
 
 def _batch_and_size(flat_inputs: list[Any]) -> tuple[tuple[int, ...], int, int]:

@@ -144,7 +144,7 @@ def test_one_image_and_a_batch_agree_bit_for_bit(height, width, counts, fraction
     except ValueError:
         assume(False)
     plan = make_plan(height, width, fractions, counts, ratio)
-    alone = torch.tensor([draw_one(row, plan) for row in numbers.tolist()])
+    alone = torch.tensor([draw_one(row, plan) for row in numbers.tolist()]).view_as(batch)
     assert torch.equal(batch, alone)
     assert torch.equal(_draw(numbers[3:4], *request), batch[3:4])
 

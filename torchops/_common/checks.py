@@ -84,11 +84,14 @@ def check_bool(name: str, value: object) -> None:
 
 def check_integer(name: str, value: Any, *, minimum: int | None = None) -> None:
     """Raise unless ``value`` is an integer (bool is not) and not below ``minimum``."""
-    requirement = "an integer" if minimum is None else f"an integer >= {minimum}"
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be {requirement}, got {describe(value)}")
-    if minimum is not None and value < minimum:
-        raise ValueError(f"{name} must be {requirement}, got {describe(value)}")
+    # The exact type first: the abstract class takes microseconds, and some ops take only tens.
+    wrong_type = type(value) is not int and (
+        isinstance(value, bool) or not isinstance(value, Integral)
+    )
+    if wrong_type or (minimum is not None and value < minimum):
+        requirement = "an integer" if minimum is None else f"an integer >= {minimum}"
+        error = TypeError if wrong_type else ValueError
+        raise error(f"{name} must be {requirement}, got {describe(value)}")
 
 
 def check_number(
@@ -100,30 +103,28 @@ def check_number(
     maximum: float | None = None,
 ) -> None:
     """Raise unless ``value`` is a finite real number inside the stated bounds."""
-    bounds = [
-        text
-        for text, bound in (
-            (f"> {above}", above),
-            (f">= {minimum}", minimum),
-            (f"<= {maximum}", maximum),
-        )
-        if bound is not None
-    ]
-    requirement = " and ".join(["a finite number", *bounds]).replace("number and", "number", 1)
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be {requirement}, got {describe(value)}")
-    number = float(value)
+    wrong_type = type(value) not in (float, int) and (
+        isinstance(value, bool) or not isinstance(value, Real)
+    )
+    number = math.nan if wrong_type else float(value)
     if (
         not -math.inf < number < math.inf  # false for NaN; torch.compile cannot trace isfinite
         or (above is not None and number <= above)
         or (minimum is not None and number < minimum)
         or (maximum is not None and number > maximum)
     ):
-        raise ValueError(f"{name} must be {requirement}, got {describe(value)}")
+        limits = ((">", above), (">=", minimum), ("<=", maximum))
+        bounds = " and ".join(f"{sign} {bound}" for sign, bound in limits if bound is not None)
+        requirement = f"a finite number {bounds}".rstrip()
+        error = TypeError if wrong_type else ValueError
+        raise error(f"{name} must be {requirement}, got {describe(value)}")
 
 
 def broadcast_batch(**shapes: Sequence[int]) -> torch.Size:
     """Broadcast the batch dimensions of several arguments, naming them if they do not fit."""
+    first, *others = shapes.values()
+    if all(shape == first for shape in others):
+        return torch.Size(first)
     try:
         return torch.broadcast_shapes(*(tuple(shape) for shape in shapes.values()))
     except RuntimeError:

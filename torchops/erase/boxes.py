@@ -1,5 +1,6 @@
 """Disjoint random boxes whose areas sum to a prescribed number of pixels."""
 
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -193,7 +194,8 @@ def _draw(
         (ratio_low, ratio_high),
     )
     if len(numbers) == 1 and numbers.device.type == "cpu":
-        return torch.tensor([draw_one(numbers[0].tolist(), plan)])
+        boxes = array("q", draw_one(numbers.tolist()[0], plan))
+        return torch.frombuffer(boxes, dtype=torch.int64).view(1, count_high, 4)
     return draw_boxes(numbers, plan)
 
 

@@ -92,12 +92,14 @@ def erase_boxes(
     if not _sliceable(image, boxes):
         filled = _fill_masked(image, boxes, fill, generator)
         return image.copy_(filled) if inplace else filled
-    if inplace and not image.requires_grad:
+    if not image.requires_grad:
+        if not inplace:
+            image = (
+                image if batch == image.shape[:-3] else image.expand(*batch, -1, -1, -1)
+            ).clone()
         return _fill_slices(image, boxes, fill, generator)
-    filled = image.detach().expand(*batch, *image.shape[-3:]).clone()
-    filled = _fill_slices(filled, boxes, fill, generator)
-    if image.requires_grad:
-        filled = torch.where(boxes_to_mask(boxes, *image.shape[-2:]), filled, image)
+    filled = _fill_slices(image.detach().expand(*batch, -1, -1, -1).clone(), boxes, fill, generator)
+    filled = torch.where(boxes_to_mask(boxes, *image.shape[-2:]), filled, image)
     return image.copy_(filled) if inplace else filled
 
 
@@ -110,15 +112,15 @@ def _sliceable(image: Tensor, boxes: Tensor) -> bool:
 
     The choice looks at one image, not at the batch, so that random values do not depend on it.
     """
+    channels, height, width = image.shape[-3:]
     return (
         not torch.compiler.is_compiling()
         and image.device.type == "cpu"
-        and math.prod(image.shape[-3:]) >= SLICE_COST * boxes.shape[-2]
-        and not any(
-            torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-            or type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
-            for tensor in (image, boxes)
-        )
+        and channels * height * width >= SLICE_COST * boxes.shape[-2]
+        and not torch._C._functorch.is_functorch_wrapped_tensor(image)
+        and not torch._C._functorch.is_functorch_wrapped_tensor(boxes)
+        and type(image).__torch_dispatch__ is Tensor.__torch_dispatch__
+        and type(boxes).__torch_dispatch__ is Tensor.__torch_dispatch__
     )
 
 
@@ -129,15 +131,14 @@ def _fill_slices(
     height, width = image.shape[-2:]
     lead = boxes.shape[:-2]
     free = (slice(None),) * (image.ndim - 3 - len(lead))
-    sets = boxes.reshape(math.prod(lead), *boxes.shape[-2:]).tolist()
+    sets = boxes.reshape(math.prod(lead), *boxes.shape[-2:]).tolist() if lead else [boxes.tolist()]
     colors = None
     if isinstance(fill, Tensor):
         colors = fill.reshape(math.prod(lead), *fill.shape[-2:])
     for i, index in enumerate(itertools.product(*map(range, lead))):
         # Boxes that several images share by broadcasting are written to all of them at once.
-        sample = image[
-            (*free, *(j if n > 1 else slice(None) for j, n in zip(index, lead, strict=True)))
-        ]
+        shared = (j if n > 1 else slice(None) for j, n in zip(index, lead, strict=True))
+        sample = image[(*free, *shared)] if lead else image
         for j, (x0, y0, x1, y1) in enumerate(sets[i]):
             x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
             if x0 >= x1 or y0 >= y1:

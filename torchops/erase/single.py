@@ -15,8 +15,8 @@ from .rectangles import HEIGHT_BITS
 Rectangle = tuple[int, int, int, int]  # x, y, width, height
 
 
-def draw_one(numbers: list[int], plan: Plan) -> list[list[int]]:
-    """Boxes of one image, a row for each of the highest count, from its random numbers."""
+def draw_one(numbers: list[int], plan: Plan) -> list[int]:
+    """Boxes of one image, flat, zeros up to the highest count, from its random numbers."""
     K = plan.count[1]
     _, _, _, _, nearest, choices, choice_counts = plan.views
     low, high = plan.fraction
@@ -39,12 +39,12 @@ def draw_one(numbers: list[int], plan: Plan) -> list[list[int]]:
     else:
         cells, sizes = _certain_layout(numbers[2], area, count, plan)
 
-    boxes = [[0, 0, 0, 0] for _ in range(K)]
+    boxes: list[int] = []
     for i, ((x, y, cell_w, cell_h), (h, w)) in enumerate(zip(cells, sizes, strict=True)):
         x += (numbers[3 + i] * (cell_w - w + 1)) >> BITS
         y += (numbers[3 + K + i] * (cell_h - h + 1)) >> BITS
-        boxes[i] = [x, y, x + w, y + h]
-    return boxes
+        boxes += (x, y, x + w, y + h)
+    return boxes + [0] * (4 * (K - count))
 
 
 def _share_prefix(numbers: list[int], start: int, area: int, count: int) -> list[int]:
@@ -121,8 +121,8 @@ def _fill_cells(
             continue
         key = rest << HEIGHT_BITS
         low = bisect_left(rectangles, key + -(-rest // cell_w))
-        high = bisect_right(rectangles, key + cell_h, low)
-        if low < high:
+        if low < len(rectangles) and rectangles[low] <= key + cell_h:
+            high = bisect_right(rectangles, key + cell_h, low)
             index = low + ((numbers[start + plan.count[1] - 1] * (high - low)) >> BITS)
             height = rectangles[index] & ((1 << HEIGHT_BITS) - 1)
             if last:
