@@ -55,9 +55,10 @@ def dataset_stats(
     A folder is searched with its subfolders for picture files, by name, hidden ones left out. Each
     counts as RGB, as torchvision's ``ImageFolder`` would load it: gray as three equal channels,
     alpha dropped, palettes looked up, CMYK by Pillow's conversion, the first frame of several.
-    16-bit gray files and 16-bit colour PNG keep their 16 bits (uint16, the full scale is 65535) and
-    do not mix with 8-bit ones. EXIF rotation is of no account: it moves pixels, it changes none.
-    Pillow images out of a Dataset keep their channels (palettes become RGB).
+    A 16-bit gray file keeps its 16 bits (uint16, the full scale is 65535) and does not mix with
+    8-bit ones; 16-bit colour counts as unreadable, since Pillow would cut it to 8 bits. EXIF
+    rotation is of no account: it moves pixels, it changes none. Pillow images out of a Dataset keep
+    their channels (palettes become RGB).
 
     To share the work between machines give each rank its own part, without repetitions, and add up:
     ``dataset_stats(Subset(data, range(rank, len(data), world_size))).all_reduce()``.
@@ -166,6 +167,7 @@ class _Count:
             batch_size=batch_size,
             sampler=self.chosen[self.done :],
             num_workers=num_workers,
+            generator=torch.Generator(),  # else the seeds of the workers come from the global one
             collate_fn=Collate(reduce=place is None or place.type == "cpu"),
         )
         try:

@@ -16,10 +16,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 EXTENSIONS = (
-    ".avif",
     ".bmp",
     ".gif",
-    ".jp2",
     ".jpeg",
     ".jpg",
     ".pbm",
@@ -68,12 +66,12 @@ class Folder(Dataset[Tensor]):
 
 
 def read_rgb(path: Path) -> Tensor:
-    """Decode a picture file to (3, H, W): uint8, uint16 for 16 bits, float32 for float TIFF."""
+    """Decode a picture file to (3, H, W): uint8, uint16 for 16-bit gray, float32 for float TIFF."""
     from PIL import Image
 
     with Image.open(path) as picture:
-        if picture.mode in ("RGB", "RGBA", "LA") and _has_16_bits(picture):
-            return _read_16_bit_colour(path)  # Pillow would drop the lower 8 bits
+        if len(picture.getbands()) > 1 and _has_16_bits(picture):
+            raise ValueError("16-bit colour, which Pillow would cut to 8 bits")
         if picture.mode == "P":  # by way of RGBA, since a palette may hold transparent colours
             picture = picture.convert("RGBA")
         if picture.mode not in ("RGB", "I", "F") and not picture.mode.startswith("I;16"):
@@ -116,13 +114,9 @@ def _find(root: Path) -> list[str]:
 
 
 def _has_16_bits(picture: "Image") -> bool:
-    tiles = getattr(picture, "tile", [])
-    return any(";16" in str(tile[3]) for tile in tiles)
-
-
-def _read_16_bit_colour(path: Path) -> Tensor:
-    from torchvision.io import ImageReadMode, decode_image
-
-    image = decode_image(str(path), ImageReadMode.UNCHANGED)
-    colour = image[: 1 if len(image) < 3 else 3]  # alpha is the last channel
-    return colour.expand(3, -1, -1)
+    """Say whether the file stores 16 bits, by the raw mode or the maximum that Pillow found."""
+    details = [tile[3] if isinstance(tile[3], tuple) else (tile[3],) for tile in picture.tile]
+    return any(
+        ";16" in str(raw[0]) or (tile[0] == "ppm" and raw[-1] > 255)
+        for tile, raw in zip(picture.tile, details, strict=True)
+    )
