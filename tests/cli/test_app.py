@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+import torchops
 from torchops.cli.app import main
 from torchops.cli.io import read_image, sample_path, write_image
 
@@ -129,7 +130,8 @@ def test_as_a_process_bad_input_is_one_line_on_stderr_and_status_2(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_as_a_process_the_version_is_that_of_the_package():
-    import torchops
-
-    assert process("--version").stdout == f"torchops {torchops.__version__}\n"
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"torchops {torchops.__version__}\n"

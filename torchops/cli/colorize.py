@@ -58,7 +58,7 @@ def add_command(commands: Commands) -> None:
         "--max-iterations",
         metavar="N",
         type=int,
-        default=20000,
+        default=500,
         help="stop there at the latest (default: %(default)s)",
     )
     add_device(parser)
