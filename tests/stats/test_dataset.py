@@ -1,5 +1,6 @@
 """dataset_stats over Datasets and DataLoaders: samples, workers, limit, progress, checkpoints."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -199,6 +200,16 @@ def test_a_broken_sample_raises_or_is_skipped(num_workers):
     same(stats, counted(k for k in range(23) if k not in (3, 4, 11)))
     assert stats.skipped[0] == "data[3] (OSError: cannot decode number 3)"
     assert len(stats.skipped) == 3
+
+
+def test_workers_end_when_one_of_them_raises():
+    gc.disable()  # or a collection might happen to end them
+    try:
+        with pytest.raises(OSError, match="cannot decode number 3"):
+            measure(Photographs(broken=(3,)), num_workers=2)
+        assert multiprocessing.active_children() == []
+    finally:
+        gc.enable()
 
 
 def test_images_with_other_channels_are_named():

@@ -172,7 +172,7 @@ class _Count:
         )
         try:
             with _bar(progress, len(self.chosen), self.done) as advance:
-                for batch in loader:
+                for batch in _batches(loader):
                     self._count(batch, place)
                     advance(batch.samples)
                     if self.file is not None:
@@ -203,6 +203,26 @@ class _Count:
     def _name(self, index: int) -> str:
         data = self.data
         return str(data.root / data.names[index]) if isinstance(data, Folder) else f"data[{index}]"
+
+
+def _batches(loader: DataLoader) -> Iterator[Batch]:
+    """Iterate over a loader so that, if a worker raises, the workers end before the caller knows.
+
+    DataLoader raises a worker's exception from a frame that holds it: a cycle of references, which
+    keeps workers and their queues until a garbage collection, which may take them down in an order
+    that prints errors. The frames tell nothing: the worker's traceback is in the message.
+    """
+    iterator = iter(loader)
+    while True:
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except Exception as error:
+            if loader.num_workers > 0:
+                raise error.with_traceback(None) from None
+            raise
+        yield batch
 
 
 def _check_loader(loader: DataLoader, given: dict[str, Any]) -> None:
