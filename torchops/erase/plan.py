@@ -73,7 +73,8 @@ class Plan:
             raise self._infeasible(self.areas[~feasible.any(1)], ratio)
         self.tables = Tables(
             *allowed,
-            ratios=_log_uniform_ratios(height, width, ratio),
+            # No rectangle here has a ratio outside of these.
+            ratios=_log_uniform_ratios(*(min(max(r, 1 / width), height) for r in ratio)),
             nearest=nearest_area(self.areas, allowed.rectangles),
             choices=feasible.long().argsort(dim=1, descending=True, stable=True) + count[0],
             choice_counts=feasible.sum(1),
@@ -156,10 +157,9 @@ def _feasible_alone(areas: Tensor, allowed: Allowed, *, always: bool) -> Tensor:
     return (areas <= sizes.max()) | always
 
 
-def _log_uniform_ratios(height: int, width: int, ratio: Range) -> Tensor:
-    """Quantiles of the log-uniform law, narrowed to the ratios that a rectangle here can have."""
-    low = math.log(min(max(ratio[0], 1 / width), height))
-    high = math.log(min(max(ratio[1], 1 / width), height))
-    steps = [(i + 0.5) / RATIO_STEPS for i in range(RATIO_STEPS)]
-    values = [round(math.exp(low + (high - low) * s) * 2**RATIO_BITS) for s in steps]
-    return torch.tensor(values).clamp(min=1)
+@lru_cache(maxsize=32)
+def _log_uniform_ratios(low: float, high: float) -> Tensor:
+    """Quantiles of the log-uniform law, as fixed-point integers."""
+    start, step = math.log(low), math.log(high / low) / RATIO_STEPS
+    values = [math.exp(start + (i + 0.5) * step) for i in range(RATIO_STEPS)]
+    return torch.tensor([max(round(value * 2**RATIO_BITS), 1) for value in values])
