@@ -119,7 +119,7 @@ def measure_case(case: Case, device: torch.device, seconds: float) -> list[dict[
         estimates[label] = once(candidate, device)
     samples: dict[str, list[float]] = {label: [] for label in case.candidates}
     repeats = {
-        label: int(min(max(seconds / max(estimate, 1e-9), 5 if seconds else 1), 200))
+        label: int(min(max(seconds / max(estimate, 1e-9), 3 if seconds else 1), 200))
         for label, estimate in estimates.items()
     }
     for turn in range(max(repeats.values())):

@@ -28,7 +28,7 @@ def test_a_run_is_stored_with_its_circumstances_and_read_back(tmp_path, capsys, 
     assert record["versions"]["torch"] == torch.__version__
     rows = {row["label"]: row for row in record["results"][0]["rows"]}
     assert rows["torchops"]["ratio"] == 1
-    assert rows["torchops"]["milliseconds"]["repeats"] >= 5
+    assert rows["torchops"]["milliseconds"]["repeats"] >= 3
     assert rows["copies"]["metrics"] == {"calls": 8.0}
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     monkeypatch.setattr("sys.argv", ["report.py", "stats"])
