@@ -77,7 +77,7 @@ def test_error_is_never_below_the_true_error(tol, name, device):
 def test_iteration_limit_is_reported_with_an_honest_error(device):
     luma, hints, mask = (t.to(device) for t in scene(96))
     exact = direct(luma.cpu(), hints.cpu(), mask.cpu())
-    for limit in (1, 3, 40):
+    for limit in (1, 2, 6):
         result = colorize(luma, hints, mask, tol=1e-9, max_iterations=limit)
         assert not result.converged
         assert result.iterations == limit
@@ -349,7 +349,7 @@ def test_memory_kept_for_the_gradient_does_not_grow_with_iterations():
     luma, hints, mask = scene(48)
     luma.requires_grad_()
     kept = {}
-    for limit in (2, 40):
+    for limit in (1, 8):
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(
             lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t
@@ -357,7 +357,7 @@ def test_memory_kept_for_the_gradient_does_not_grow_with_iterations():
             result = colorize(luma, hints, mask, tol=1e-12, max_iterations=limit)
         assert result.iterations == limit
         kept[limit] = sum(sizes)
-    assert kept[2] == kept[40]
+    assert kept[1] == kept[8]
 
 
 def test_no_gradient_to_the_first_guess(device):

@@ -1,16 +1,59 @@
 """The derivative of a linear solve: one more solve, with the transposed matrix."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from torchops.colorization.krylov import bicgstab
+from torchops.colorization.krylov import gcr
+from torchops.colorization.multigrid import Multigrid
 from torchops.colorization.system import System
 from torchops.colorization.weights import neighbours
 
 RELATIVE_ERROR = 1e-10
-MAX_ITERATIONS = 20_000
+MAX_ITERATIONS = 200
+
+
+class Adjoint(NamedTuple):
+    """What solves with the transposed matrix: the system, its multigrid cycle and the walk z."""
+
+    system: System
+    cycle: Multigrid
+    walk: Tensor
+
+    def solve(self, rhs: Tensor, transposed: bool) -> Tensor:
+        """Solve A^T y = rhs (or A y = rhs) to ``RELATIVE_ERROR``.
+
+        The walk z of the forward solve bounds errors here too: with A z about 1, the error of y is
+        at most sum z |residual| in the sum norm for A^T, and max z max |residual| for A.
+        """
+        walk = torch.where(self.walk.isfinite(), self.walk, 1)
+
+        def finished(y: Tensor, residual: Tensor) -> Tensor:
+            if transposed:
+                error = (walk * residual.abs()).sum((-2, -1))
+                size = (walk * rhs.abs()).sum((-2, -1))
+            else:
+                error = walk.amax((-2, -1)) * residual.abs().amax((-2, -1))
+                size = y.abs().amax((-2, -1))
+            return ((error <= RELATIVE_ERROR * size) | error.isnan()).all(1)
+
+        def cycle(residual: Tensor) -> Tensor:
+            return self.cycle(residual, transposed)
+
+        # The rows of fixed pixels read x = rhs. So A has them solved from the start, and A^T, whose
+        # columns they are, solves for the others first and then reads them off.
+        fixed = self.system.fixed
+        if not transposed:
+            start = torch.where(fixed, rhs, 0)
+            return gcr(self.system.apply, cycle, rhs, start, finished, MAX_ITERATIONS)[0]
+
+        def apply(y: Tensor) -> Tensor:
+            return torch.where(fixed, 0, self.system.apply_transposed(y))
+
+        free = torch.where(fixed, 0, rhs)
+        y, _ = gcr(apply, cycle, free, torch.zeros_like(rhs), finished, MAX_ITERATIONS)
+        return torch.where(fixed, rhs - self.system.apply_transposed(y), y)
 
 
 class Implicit(torch.autograd.Function):
@@ -22,7 +65,7 @@ class Implicit(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        coupling: Tensor, pull: Tensor, rhs: Tensor, x: Tensor, system: System, transposed: bool
+        coupling: Tensor, pull: Tensor, rhs: Tensor, x: Tensor, adjoint: Adjoint, transposed: bool
     ) -> Tensor:
         """Return the solution that was found."""
         return x.clone()
@@ -30,44 +73,23 @@ class Implicit(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Keep what the derivative needs."""
-        coupling, pull, _, _, ctx.system, ctx.transposed = inputs
+        coupling, pull, _, _, ctx.adjoint, ctx.transposed = inputs
         ctx.save_for_backward(coupling, pull, output)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients, in differentiable operations."""
         coupling, pull, x = ctx.saved_tensors
-        system, transposed = ctx.system, not ctx.transposed
+        adjoint, transposed = ctx.adjoint, not ctx.transposed
         with torch.no_grad():
-            y = solve_adjoint(system, grad, transposed)
-        y = Implicit.apply(coupling, pull, grad, y, system, transposed)
+            y = adjoint.solve(grad, transposed)
+        y = Implicit.apply(coupling, pull, grad, y, adjoint, transposed)
         left, right = (y, x) if transposed else (x, y)
         to_pull = -(left * right).sum(1, keepdim=True)
         if not ctx.needs_input_grad[0]:
             return None, to_pull, y, None, None, None
         planes = [
             -(left * (right - neighbour)).sum(1, keepdim=True)
-            for neighbour in neighbours(right, system.radius)
+            for neighbour in neighbours(right, adjoint.system.radius)
         ]
         return torch.cat(planes, 1), to_pull, y, None, None, None
-
-
-def solve_adjoint(system: System, rhs: Tensor, transposed: bool) -> Tensor:
-    """Solve A^T y = rhs (or A y = rhs) to ``RELATIVE_ERROR``.
-
-    The walk z of the forward solve bounds errors here too: with A z about 1, the error of y is at
-    most sum z |residual| in the sum norm for A^T, max z max |residual| in the maximum norm for A.
-    """
-    walk = torch.where(system.walk.isfinite(), system.walk, 1)
-
-    def finished(y: Tensor, residual: Tensor) -> Tensor:
-        if transposed:
-            error = (walk * residual.abs()).sum((-2, -1))
-            size = (walk * rhs.abs()).sum((-2, -1))
-        else:
-            error = walk.amax((-2, -1)) * residual.abs().amax((-2, -1))
-            size = y.abs().amax((-2, -1))
-        return ((error <= RELATIVE_ERROR * size) | error.isnan()).all(1)
-
-    apply = system.apply_transposed if transposed else system.apply
-    return bicgstab(apply, rhs, torch.zeros_like(rhs), finished, MAX_ITERATIONS)[0]

@@ -1,15 +1,17 @@
-"""BiCGStab for a batch of images and planes, each with its own scalars."""
+"""Truncated GCR for a batch of images and planes, each with its own scalars."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-CHECK_EVERY = 8
+STALL = 0.03  # a step that takes less than this share off the residual is in vain
+KEPT = 8  # directions that a new one is made orthogonal to
 
 
-def bicgstab(
+def gcr(
     apply: Callable[[Tensor], Tensor],
+    precondition: Callable[[Tensor], Tensor],
     rhs: Tensor,
     start: Tensor,
     finished: Callable[[Tensor, Tensor], Tensor],
@@ -17,13 +19,17 @@ def bicgstab(
 ) -> tuple[Tensor, Tensor]:
     """Solve apply(x) = rhs for (B, P, H, W), every plane by itself.
 
+    The generalised conjugate residual method: among the directions made so far, the step that
+    leaves the least residual.
+
     Args:
         apply: The matrix; it may couple pixels, not planes.
+        precondition: An approximate inverse, not necessarily the same in every iteration.
         rhs: Right-hand sides.
         start: First guess.
-        finished: Given x and its true residual, which of the B items need no more iterations. Read
-            every ``CHECK_EVERY`` iterations; a finished item stays as it is.
-        max_iterations: At most so many, two products each.
+        finished: Given x and its residual, which of the B items need no more iterations. A finished
+            item stays as it is, whatever the others do.
+        max_iterations: At most so many, with one product and one preconditioning each.
 
     Returns:
         The solution, and the iterations that each item took, (B,).
@@ -31,23 +37,33 @@ def bicgstab(
     x, residual = start, rhs - apply(start)
     iterations = torch.zeros(len(rhs), dtype=torch.int64, device=rhs.device)
     active = ~finished(x, residual)
-    shadow, direction, product = residual, torch.zeros_like(x), torch.zeros_like(x)
-    rho = alpha = omega = torch.ones_like(dot(x, x))
-    while bool(active.any()):
-        for _ in range(min(CHECK_EVERY, max_iterations - int(iterations.max()))):
-            rho, rho_before = dot(shadow, residual), rho
-            beta = ratio(rho * alpha, rho_before * omega)
-            direction = residual + beta * (direction - omega * product)
-            product = apply(direction)
-            alpha = ratio(rho, dot(shadow, product))
-            half = residual - alpha * product
-            second = apply(half)
-            omega = ratio(dot(second, half), dot(second, second))
-            step = alpha * direction + omega * half
-            x = torch.where(active[:, None, None, None], x + step, x)
-            residual = half - omega * second
-            iterations += active
-        active = active & ~finished(x, rhs - apply(x)) & (iterations < max_iterations)
+    kept: list[tuple[Tensor, Tensor]] = []
+    seed = residual
+    for _ in range(max_iterations):
+        if not bool(active.any()):
+            break
+        direction = precondition(seed)
+        product = apply(direction)
+        for old_direction, old_product in kept:
+            overlap = dot(old_product, product)
+            direction = direction - overlap * old_direction
+            product = product - overlap * old_product
+        inverse_norm = ratio(torch.ones_like(product[..., :1, :1]), dot(product, product).sqrt())
+        direction, product = direction * inverse_norm, product * inverse_norm
+        length = torch.where(active[:, None, None, None], dot(product, residual), 0)
+        x = x + length * direction
+        residual = residual - length * product
+        kept = [*kept, (direction, product)][-KEPT:]
+        iterations += active
+        # Where a step was in vain the residual would only suggest the same direction again; the
+        # last product, as in GMRES, suggests a new one.
+        in_vain = length.abs() <= STALL * dot(residual, residual).sqrt()
+        seed = torch.where(in_vain, product, residual)
+        done = finished(x, residual)
+        if bool((active & done).any()):
+            residual = rhs - apply(x)  # not the updated one, which rounding has led astray
+            done = finished(x, residual)
+        active = active & ~done
     return x, iterations
 
 
@@ -57,5 +73,5 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def ratio(a: Tensor, b: Tensor) -> Tensor:
-    """Divide, and give 0 for 0 / 0: a plane that is solved already does not move."""
+    """Divide, and give 0 for division by 0: a plane that is solved already does not move."""
     return torch.where(b != 0, a / torch.where(b != 0, b, 1), 0)

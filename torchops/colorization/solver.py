@@ -17,8 +17,9 @@ from torchops._common.checks import (
     describe,
 )
 from torchops._common.precision import compute_dtype, no_autocast
-from torchops.colorization.implicit import Implicit
-from torchops.colorization.krylov import bicgstab
+from torchops.colorization.implicit import Adjoint, Implicit
+from torchops.colorization.krylov import gcr
+from torchops.colorization.multigrid import Multigrid
 from torchops.colorization.system import System
 from torchops.colorization.weights import Weighting, check_options, raw_weights
 
@@ -48,7 +49,7 @@ def colorize(
     radius: int = 1,
     weighting: Weighting = "levin",
     tol: float = 1e-5,
-    max_iterations: int = 20_000,
+    max_iterations: int = 500,
     initial: Float[Tensor, "... c h w"] | None = None,
 ) -> Colorization:
     """Spread the colours of hinted pixels over an image, along its luma.
@@ -98,7 +99,7 @@ def colorize(
         To hints, confidence and luma, any order, by the implicit function theorem: one solve with
         the transposed matrix, whatever the number of iterations. To luma with the kinks of
         :func:`levin_weights`. None to ``initial``. Images without hints give exactly zero.
-        Reads convergence on the host every few iterations, so it does not compile or export and
+        Reads convergence on the host in every iteration, so it does not compile or export and
         does not run under ``torch.func``.
 
     References:
@@ -188,7 +189,7 @@ def _solve(
     radius = (math.isqrt(coupling.shape[1] + 1) - 1) // 2
     with torch.no_grad():
         system = System(coupling, pull, radius)
-        start = torch.where(pull == 1, rhs, start)
+        start = torch.where(system.fixed, rhs, start)
         walk = torch.ones_like(pull)
 
         def finished(x: Tensor, residual: Tensor) -> Tensor:
@@ -196,12 +197,13 @@ def _solve(
             return (bound <= tol) | bound.isnan()
 
         both = torch.cat([rhs, walk], 1)
-        x, iterations = bicgstab(
-            system.apply, both, torch.cat([start, walk], 1), finished, max_iterations
-        )
+        cycle = Multigrid(system)
+        first = torch.cat([start, walk], 1)
+        x, iterations = gcr(system.apply, cycle, both, first, finished, max_iterations)
         error = _bound(x, both - system.apply(x))
-        system.walk = x[:, -1:]
-    chroma = Implicit.apply(coupling, pull, rhs, x[:, :-1], system, False)
+    chroma = Implicit.apply(
+        coupling, pull, rhs, x[:, :-1], Adjoint(system, cycle, x[:, -1:]), False
+    )
     return Colorization(chroma, error, iterations, error <= tol)
 
 

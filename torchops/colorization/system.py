@@ -20,7 +20,7 @@ class System:
 
     def __init__(self, coupling: Tensor, pull: Tensor, radius: int) -> None:
         self.coupling, self.pull, self.radius = coupling, pull, radius
-        self.walk = torch.ones_like(pull)  # set by the solver: A walk is about 1
+        self.fixed = pull == 1  # these rows read x = rhs: nothing to solve
         self.diagonal = pull + coupling.sum(-3, keepdim=True)
 
     def apply(self, x: Tensor) -> Tensor:
