@@ -10,7 +10,7 @@ from helpers import SAMPLES
 from PIL import Image
 
 from torchops import ChannelStats, dataset_stats
-from torchops.stats.folder import Folder, picture_to_tensor, read_rgb
+from torchops.stats.folder import Folder, picture_to_counts, picture_to_tensor, read_rgb
 
 
 def noise(*shape, seed=0, dtype=np.uint8):
@@ -24,32 +24,37 @@ def save(path, array, mode=None):
     return path
 
 
+def read(path):
+    image = read_rgb(path)
+    return image if isinstance(image, torch.Tensor) else picture_to_tensor(image)
+
+
 def planes(array):
     return torch.from_numpy(array.copy()).permute(2, 0, 1)
 
 
 def test_rgb_is_read_as_it_is(tmp_path):
     array = noise(7, 9, 3)
-    image = read_rgb(save(tmp_path / "a.png", array))
+    image = read(save(tmp_path / "a.png", array))
     assert image.dtype == torch.uint8
     assert torch.equal(image, planes(array))
 
 
 def test_gray_counts_as_three_equal_channels(tmp_path):
     array = noise(7, 9)
-    image = read_rgb(save(tmp_path / "a.png", array))
+    image = read(save(tmp_path / "a.png", array))
     assert torch.equal(image, torch.from_numpy(array).expand(3, 7, 9))
-    bilevel = read_rgb(save(tmp_path / "b.png", array, "1"))
+    bilevel = read(save(tmp_path / "b.png", array, "1"))
     assert sorted(bilevel.unique().tolist()) == [0, 255]
     assert bilevel.shape == (3, 7, 9)
 
 
 def test_alpha_is_dropped_not_blended(tmp_path):
     array = noise(7, 9, 4)
-    assert torch.equal(read_rgb(save(tmp_path / "a.png", array)), planes(array[..., :3]))
+    assert torch.equal(read(save(tmp_path / "a.png", array)), planes(array[..., :3]))
     gray = noise(7, 9, 2)
     expected = torch.from_numpy(gray[..., 0].copy()).expand(3, 7, 9)
-    assert torch.equal(read_rgb(save(tmp_path / "b.png", gray)), expected)
+    assert torch.equal(read(save(tmp_path / "b.png", gray)), expected)
 
 
 @pytest.mark.parametrize("transparent", [None, 3, bytes(range(256))])
@@ -58,7 +63,7 @@ def test_palettes_are_looked_up(tmp_path, transparent):
     expected = planes(np.asarray(picture.convert("RGB")))
     options = {} if transparent is None else {"transparency": transparent}
     picture.save(tmp_path / "a.png", **options)
-    assert torch.equal(read_rgb(tmp_path / "a.png"), expected)
+    assert torch.equal(read(tmp_path / "a.png"), expected)
     assert len(expected.flatten(1).unique(dim=1).T) <= 16
 
 
@@ -67,13 +72,13 @@ def test_cmyk_is_converted_as_pillow_does(tmp_path):
     with Image.open(tmp_path / "a.jpg") as picture:
         assert picture.mode == "CMYK"
         expected = planes(np.asarray(picture.convert("RGB")))
-    assert torch.equal(read_rgb(tmp_path / "a.jpg"), expected)
+    assert torch.equal(read(tmp_path / "a.jpg"), expected)
 
 
 def test_sixteen_bits_are_kept(tmp_path):
     gray = noise(7, 9, dtype=np.uint16)
     for name in ("a.png", "a.tif", "a.pgm"):
-        image = read_rgb(save(tmp_path / name, gray))
+        image = read(save(tmp_path / name, gray))
         assert image.dtype == torch.uint16, name
         assert torch.equal(image.int(), torch.from_numpy(gray.astype(np.int32)).expand(3, 7, 9))
 
@@ -126,6 +131,21 @@ def test_pillow_images_keep_their_channels():
     deep = Image.fromarray(np.array([[70000]], dtype=np.int32))
     with pytest.raises(ValueError, match="leave the 16-bit range, mode I"):
         picture_to_tensor(deep)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK"])
+def test_the_counts_of_pillow_are_the_counts_of_the_tensor(mode):
+    array = noise(40, 30, 3) // np.array([1, 3, 7], dtype=np.uint8)
+    picture = Image.fromarray(array).convert(mode)
+    if mode == "RGBA":
+        picture.putalpha(Image.fromarray(noise(40, 30)))
+    counts = picture_to_counts(picture)
+    expected = [
+        torch.bincount(plane.flatten(), minlength=256) for plane in picture_to_tensor(picture)
+    ]
+    assert torch.equal(counts, torch.stack(expected))
+    for other in ("P", "LA", "1", "I", "F", "YCbCr"):
+        assert picture_to_counts(Image.new(other, (3, 3))) is None
 
 
 def test_subfolders_are_searched_and_hidden_or_other_files_are_not(tmp_path):
@@ -220,7 +240,7 @@ def test_a_file_cut_anywhere_is_read_whole_or_named(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(noise(24, 24, 3)).save(path)
     content = path.read_bytes()
-    whole = read_rgb(path)
+    whole = read(path)
     step = max(1, len(content) // 40)
     messages = []
     for size in range(0, len(content), step):

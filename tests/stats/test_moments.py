@@ -40,8 +40,10 @@ def test_nist_numerical_accuracy(name, split, device):
     stats = ChannelStats()
     if split == "one image":
         stats.update(values.reshape(1, 1, -1))
+    elif split == "one image per value":
+        stats.update(values.reshape(-1, 1, 1, 1))
     else:
-        for batch in values.split(1 if split == "one image per value" else 7):
+        for batch in values.split(7):
             stats.update(batch.reshape(-1, 1, 1, 1))
     true_mean, true_variance = exact(values)
     n = len(values)

@@ -314,6 +314,12 @@ class ChannelStats:
             text += f", mean=({mean}), std=({std})"
         return f"ChannelStats({text})"
 
+    def _update_by_counts(self, counts: Tensor) -> None:
+        """Count uint8 images whose levels are counted already: int64 (N, C, 256)."""
+        came = f"uint8 images with {counts.shape[1]} channel(s)"
+        self._check_fits("images", came, torch.uint8, counts.shape[1])
+        self._add(IntegerTotals.of_counts(counts))
+
     def _add(self, totals: Totals | None) -> None:
         if totals is None or totals.images == 0:
             return

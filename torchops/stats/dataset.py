@@ -16,7 +16,7 @@ from torchops._common.checks import check_bool, check_choice, check_integer, des
 from .accumulator import ChannelStats
 from .checkpoint import Checkpoint, fingerprint
 from .folder import Folder
-from .samples import Batch, Collate, Selector, Source, is_image, reduce, select, tensors
+from .samples import Batch, Collate, Selector, Source, as_list, is_image, reduce, select, to_tensor
 
 _BATCH_SIZE = 64
 _NAMED = 10  # so many skipped images are named in the warning
@@ -249,7 +249,7 @@ def _from_loader(
     total = len(loader.sampler) if sized and hasattr(loader.sampler, "__len__") else None  # type: ignore[arg-type]
     with _bar(progress, total, 0) as advance:
         for batch in loader:
-            chosen = tensors(select(_unambiguous(batch, images), images))
+            chosen = [to_tensor(x) for x in as_list(select(_unambiguous(batch, images), images))]
             reduce([image if place is None else image.to(place) for image in chosen], stats)
             advance(sum(image.shape[:-3].numel() for image in chosen))
     return stats

@@ -56,19 +56,37 @@ class IntegerTotals:
     def of(cls, images: Tensor, mask: Tensor | None) -> "IntegerTotals":
         """Reduce images (N, C, H, W) with an optional boolean mask (N, 1, H, W)."""
         histogram, sums, squares = _reduce(images, mask)
-        batch, channels, height, width = images.shape
-        counts = [height * width] * batch if mask is None else mask.sum((1, 2, 3)).tolist()
+        area = images.shape[-1] * images.shape[-2]
+        pixels = [area] * len(images) if mask is None else mask.sum((1, 2, 3)).tolist()
+        return cls._of_sums(images.dtype, histogram, pixels, sums, squares)
+
+    @classmethod
+    def of_counts(cls, counts: Tensor) -> "IntegerTotals":
+        """Reduce uint8 images whose levels are counted already: int64 (N, C, 256)."""
+        pixels = counts[:, 0].sum(-1).tolist()
+        return cls._of_sums(torch.uint8, counts.sum(0), pixels, *_moments_of_counts(counts))
+
+    @classmethod
+    def _of_sums(
+        cls,
+        dtype: torch.dtype,
+        histogram: Tensor,
+        pixels: list[int],
+        sums: Tensor,
+        squares: Tensor,
+    ) -> "IntegerTotals":
+        zeros = [0] * len(histogram)
         totals = cls(
-            images.dtype,
+            dtype,
             histogram,
-            sum(count > 0 for count in counts),
-            [0] * channels,
-            [0] * channels,
-            [0] * channels,
-            sum(count**2 for count in counts),
+            sum(n > 0 for n in pixels),
+            list(zeros),
+            list(zeros),
+            list(zeros),
+            sum(n * n for n in pixels),
         )
         for n, image_sums, image_squares in zip(
-            counts, sums.tolist(), squares.tolist(), strict=True
+            pixels, sums.tolist(), squares.tolist(), strict=True
         ):
             if n > 0:
                 for c, (s, q) in enumerate(zip(image_sums, image_squares, strict=True)):
@@ -148,13 +166,23 @@ class IntegerTotals:
         ]
 
     def _sums(self) -> list[tuple[int, int]]:
-        # In Python integers: the sum of squares of 2**31 uint16 pixels already fills an int64.
-        sums = []
-        for row in self.histogram:
-            levels = row.nonzero()[:, 0]
-            pairs = list(zip(levels.tolist(), row[levels].tolist(), strict=True))
-            sums.append((sum(v * k for v, k in pairs), sum(v * v * k for v, k in pairs)))
-        return sums
+        """Return the sum of all levels and of their squares, for each channel."""
+        level = torch.arange(self.histogram.shape[1])
+        sums = _weighted(self.histogram, level)
+        return list(zip(sums, _weighted(self.histogram, level.square()), strict=True))
+
+
+def _weighted(counts: Tensor, weights: Tensor) -> list[int]:
+    """Return ``sum counts * weights`` of each row, whatever its size; weights are below 2**32."""
+    # An int64 holds the sum over 2**16 levels of a weight times 14 bits of a count.
+    totals = [0] * len(counts)
+    for shift in range(0, 63, 14):
+        digits = (counts >> shift) & (2**14 - 1)
+        totals = [
+            t + (d << shift)
+            for t, d in zip(totals, (digits * weights).sum(1).tolist(), strict=True)
+        ]
+    return totals
 
 
 def _add(a: list[int], b: list[int]) -> list[int]:
@@ -172,9 +200,8 @@ def _reduce(images: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor
         # Counting is the fastest pass over the pixels there is, and the counts of one image hold
         # its sums as well.
         counts = _count_each(images)
-        level = torch.arange(levels)
         histogram = counts.sum(0)
-        sums, squares = (counts * level).sum(-1), (counts * level.square()).sum(-1)
+        sums, squares = _moments_of_counts(counts)
     else:
         histogram = torch.stack(
             [torch.bincount(channel.flatten(), minlength=levels) for channel in images.unbind(1)]
@@ -184,6 +211,12 @@ def _reduce(images: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor
     if mask is not None:
         histogram[:, 0] -= mask.numel() - mask.sum().item()
     return histogram, sums, squares
+
+
+def _moments_of_counts(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sum of levels and of their squares from counts (N, C, 256), each (N, C)."""
+    level = torch.arange(counts.shape[-1])
+    return (counts * level).sum(-1), (counts * level.square()).sum(-1)
 
 
 def _count_each(images: Tensor) -> Tensor:

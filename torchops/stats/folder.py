@@ -1,4 +1,4 @@
-"""A folder of picture files as a dataset of (3, H, W) tensors, and pictures as tensors.
+"""A folder of picture files as a dataset of RGB pictures, and pictures as tensors or counts.
 
 Pillow is imported when the first picture is read, never with the package.
 """
@@ -36,7 +36,7 @@ class UnreadableImageError(ValueError):
     """A file that cannot be decoded; the message names it."""
 
 
-class Folder(Dataset[Tensor]):
+class Folder(Dataset["Image | Tensor"]):
     """The pictures in a folder and its subfolders, in the order of their names, as RGB."""
 
     def __init__(self, root: str | os.PathLike[str]):
@@ -54,7 +54,7 @@ class Folder(Dataset[Tensor]):
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: int) -> Tensor:
+    def __getitem__(self, index: int) -> "Image | Tensor":
         path = self.root / self.names[index]
         try:
             return read_rgb(path)
@@ -65,19 +65,29 @@ class Folder(Dataset[Tensor]):
             raise UnreadableImageError(f"{path} ({reason})") from error
 
 
-def read_rgb(path: Path) -> Tensor:
-    """Decode a picture file to (3, H, W): uint8, uint16 for 16-bit gray, float32 for float TIFF."""
+def read_rgb(path: Path) -> "Image | Tensor":
+    """Decode a picture file: a Pillow image of mode RGB, or for deep gray a (3, H, W) tensor."""
     from PIL import Image
 
     with Image.open(path) as picture:
         if len(picture.getbands()) > 1 and _has_16_bits(picture):
             raise ValueError("16-bit colour, which Pillow would cut to 8 bits")
+        picture.load()
+        if picture.mode.startswith("I") or picture.mode == "F":
+            return picture_to_tensor(picture).expand(3, -1, -1)
         if picture.mode == "P":  # by way of RGBA, since a palette may hold transparent colours
             picture = picture.convert("RGBA")
-        if picture.mode not in ("RGB", "I", "F") and not picture.mode.startswith("I;16"):
-            picture = picture.convert("RGB")
-        image = picture_to_tensor(picture)
-    return image.expand(3, -1, -1)
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def picture_to_counts(picture: "Image") -> Tensor | None:
+    """Return how often each level occurs in each 8-bit band, (C, 256); None for other pictures.
+
+    Pillow counts faster than its pixels can be copied into a tensor.
+    """
+    if picture.mode not in ("L", "RGB", "RGBA", "CMYK"):
+        return None
+    return torch.tensor(picture.histogram()).view(-1, 256)
 
 
 def picture_to_tensor(picture: "Image") -> Tensor:

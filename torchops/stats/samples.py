@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from torchops._common.checks import FLOATING, describe
 
 from .accumulator import INTEGER, ChannelStats
-from .folder import UnreadableImageError, picture_to_tensor
+from .folder import UnreadableImageError, picture_to_counts, picture_to_tensor
 
 Selector = Callable[[Any], Any] | str | int | None
 
@@ -48,10 +48,14 @@ def select(sample: Any, images: Selector) -> Any:
     )
 
 
-def tensors(chosen: Any) -> list[Tensor]:
-    """Return what ``select`` gave as a list of tensors."""
-    many = chosen if isinstance(chosen, list | tuple) else [chosen]
-    return [entry if isinstance(entry, Tensor) else picture_to_tensor(entry) for entry in many]
+def as_list(chosen: Any) -> list[Any]:
+    """Return what ``select`` gave as a list of tensors and Pillow images."""
+    return list(chosen) if isinstance(chosen, list | tuple) else [chosen]
+
+
+def to_tensor(entry: Any) -> Tensor:
+    """Return a tensor or Pillow image as a tensor."""
+    return entry if isinstance(entry, Tensor) else picture_to_tensor(entry)
 
 
 def reduce(images: Sequence[Tensor], stats: ChannelStats) -> None:
@@ -63,7 +67,7 @@ def reduce(images: Sequence[Tensor], stats: ChannelStats) -> None:
             stats.update(image)
 
 
-Item = tuple[int, list[Tensor] | str]
+Item = tuple[int, list[Any] | str]
 
 
 class Source(Dataset[Item]):
@@ -81,7 +85,7 @@ class Source(Dataset[Item]):
             return index, str(error)
         except self.catch as error:
             return index, f"data[{index}] ({type(error).__name__}: {error})"
-        return index, tensors(select(sample, self.images))
+        return index, as_list(select(sample, self.images))
 
 
 @dataclass
@@ -115,23 +119,38 @@ class Collate:
     def __call__(self, samples: list[Item]) -> Batch:
         """Group the images of some samples by kind and reduce each group."""
         unreadable = []
-        kinds: dict[Any, tuple[int, list[Tensor]]] = {}
+        groups: dict[Any, tuple[int, list[Tensor]]] = {}
         for index, images in samples:
             if isinstance(images, str):
                 unreadable.append(images)
                 continue
             for image in images:
-                # One kind of image is what ChannelStats can count together.
-                kind = (image.dtype if image.dtype in INTEGER else float, image.shape[-3])
-                kinds.setdefault(kind, (index, []))[1].append(image)
-        parts = [Part(first, self._content(images)) for first, images in kinds.values()]
+                key: tuple[Any, int]
+                counts = None
+                if self.reduce and not isinstance(image, Tensor):
+                    counts = picture_to_counts(image)
+                if counts is not None:
+                    key, content = ("counts", len(counts)), counts
+                else:
+                    content = to_tensor(image)
+                    # One kind of image is what ChannelStats can count together.
+                    kind = content.dtype if content.dtype in INTEGER else "floating"
+                    key = (kind, content.shape[-3])
+                groups.setdefault(key, (index, []))[1].append(content)
+        parts = [
+            Part(first, self._content(contents, counted=key[0] == "counts"))
+            for key, (first, contents) in groups.items()
+        ]
         return Batch(len(samples), parts, unreadable)
 
-    def _content(self, images: list[Tensor]) -> ChannelStats | list[Tensor]:
+    def _content(self, contents: list[Tensor], counted: bool) -> ChannelStats | list[Tensor]:
         if not self.reduce:
-            return images
+            return contents
         stats = ChannelStats()
-        reduce(images, stats)
+        if counted:
+            stats._update_by_counts(stack(contents))
+        else:
+            reduce(contents, stats)
         return stats
 
 
