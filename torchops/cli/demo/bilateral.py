@@ -10,7 +10,7 @@ from torchops.cli.demo.blocks import Block, Gallery, Section, Table, Text, code
 from torchops.cli.demo.sheet import Sheet
 
 _NOISE = 0.04
-_AMPLIFY = 20
+_AMPLIFY = 50
 
 
 def _exact(noisy: Tensor, sigma_space: float) -> Tensor:

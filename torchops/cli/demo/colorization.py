@@ -70,7 +70,7 @@ def chroma_error(chroma: Tensor, true: Tensor) -> float:
 
 def section(sheet: Sheet) -> Section:
     """Colour a gray photograph from strokes and compare it with the true colours."""
-    side = sheet.scaled(256, 64)
+    side = sheet.scaled(320, 64)
     true = sheet.photograph("astronaut", (side, side))
     luma, chroma = torchops.rgb_to_yuv(true).split([1, 2], dim=-3)
     hints, mask = scribbles(chroma, width=side / 80)

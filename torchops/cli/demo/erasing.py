@@ -109,7 +109,7 @@ def _pipeline(sheet: Sheet, size: tuple[int, int]) -> list[Picture]:
     names = ["coffee", "chelsea", "astronaut", "coffee"]
     images = tv_tensors.Image(torch.stack([sheet.photograph(name, size) for name in names]))
     nothing = tv_tensors.Mask(torch.zeros(len(names), 1, *size, dtype=torch.uint8))
-    with sheet.seeded(16):
+    with sheet.seeded(2):
         erased, masks = _augment(images, nothing.to(sheet.device))
     pictures = []
     for k, name in enumerate(names):

@@ -16,7 +16,7 @@ _BINS = (0.0, 0.1, 0.5, 0.9, 1.0)
 
 
 def _pair(photograph: Tensor, true_flow: Tensor) -> tuple[Tensor, Tensor]:
-    moving = photograph  # the second frame; the first is made to satisfy
+    moving = photograph
     reference = torchops.warp_by_flow(moving, true_flow, mode="bicubic")  # moving(x + flow(x))
     return reference, moving
 
@@ -86,7 +86,23 @@ def section(sheet: Sheet) -> Section:
         ["lucas_kanade", "warp_by_flow", "endpoint_error"],
         f"mean endpoint error {mean_error:.3f} px on a known motion of up to {largest:.1f} px; "
         f"{sure_error:.3f} px where the confidence is above 0.9",
-        _blocks(side, seconds, pictures, key, _calibration(confidence, error)),
+        _blocks(
+            side, seconds, pictures, key, _calibration(confidence, error), _sky(confidence, error)
+        ),
+    )
+
+
+def _sky(confidence: Tensor, error: Tensor) -> str:
+    """Compare the even sky with the rest of the picture."""
+    rows = confidence.shape[-2] // 8
+    values = [
+        float(part.mean())
+        for values in (confidence, error)
+        for part in values.split([rows, values.shape[-2] - rows], dim=-2)
+    ]
+    return (
+        f"the mean confidence is {values[0]:.2f} (elsewhere {values[1]:.2f}) and the mean "
+        f"endpoint error {values[2]:.2f} px (elsewhere {values[3]:.2f} px)"
     )
 
 
@@ -107,14 +123,15 @@ def _calibration(confidence: Tensor, error: Tensor) -> Table:
             ]
         )
     return Table(
-        "Is the confidence true? It is the estimated probability of an error below 0.5 px.",
+        "Is the confidence true? It is the estimated probability of an error below 0.5 px, so the "
+        "third and the fourth column should agree.",
         ["confidence", "pixels", "mean confidence", "really below 0.5 px", "mean endpoint error"],
         rows,
     )
 
 
 def _blocks(
-    side: int, seconds: float, pictures: list[Picture], key: Picture, calibration: Table
+    side: int, seconds: float, pictures: list[Picture], key: Picture, calibration: Table, sky: str
 ) -> list[Block]:
     return [
         Text(
@@ -134,8 +151,8 @@ def _blocks(
         Gallery(pictures, width=290),
         Gallery([key], width=160),
         Text(
-            f"{side} x {side} px in {seconds:.2f} s. Where the photograph has no texture, such as "
-            "the sky, the motion cannot be seen, and the confidence says so."
+            f"{side} x {side} px in {seconds:.2f} s. Where the photograph has no texture, the "
+            f"motion cannot be seen: in the sky, the top eighth of the picture, {sky}."
         ),
         calibration,
     ]

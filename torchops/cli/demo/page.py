@@ -11,28 +11,26 @@ import torch
 from tqdm import tqdm
 
 import torchops
-from torchops.cli.demo import (
-    alignment,
-    bilateral,
-    colorization,
-    erasing,
-    flow,
-    learning,
-    statistics,
-    tonemapping,
-)
+from torchops.cli.demo.alignment import section as alignment
+from torchops.cli.demo.bilateral import section as bilateral
 from torchops.cli.demo.blocks import Section
+from torchops.cli.demo.colorization import section as colorization
+from torchops.cli.demo.erasing import section as erasing
+from torchops.cli.demo.flow import section as flow
+from torchops.cli.demo.learning import section as learning
 from torchops.cli.demo.sheet import Sheet
+from torchops.cli.demo.statistics import section as statistics
+from torchops.cli.demo.tonemapping import section as tonemapping
 
 _SECTIONS = {
-    "statistics": statistics.section,
-    "erasing": erasing.section,
-    "colorization": colorization.section,
-    "learning": learning.section,
-    "bilateral": bilateral.section,
-    "tonemapping": tonemapping.section,
-    "flow": flow.section,
-    "alignment": alignment.section,
+    "statistics": statistics,
+    "erasing": erasing,
+    "colorization": colorization,
+    "learning": learning,
+    "bilateral": bilateral,
+    "tonemapping": tonemapping,
+    "flow": flow,
+    "alignment": alignment,
 }
 
 

@@ -57,9 +57,14 @@ class Sheet:
         return image if size is None else fit(image, size).clamp(0, 1)
 
     def environment(self) -> Tensor:
-        """Read the bundled scene of high dynamic range: linear radiance (3, H, W)."""
+        """Read the bundled scene of high dynamic range: linear radiance (3, H, W), shrunk.
+
+        Averaging removes the dark, oddly coloured lines along bright edges that the resampling of
+        the published file has left.
+        """
         radiance = read_hdr(sample_path("courtyard.hdr")).to(self.device)
-        return fit(radiance, (48, 90)).clamp(min=0) if self.quick else radiance
+        size = (48, 90) if self.quick else (270, 510)
+        return interpolate(radiance[None], size, mode="bilinear", antialias=True)[0]
 
     def picture(
         self, image: Tensor, name: str, caption: str, *, alt: str, detail: str = ""

@@ -39,19 +39,20 @@ def section(sheet: Sheet) -> Section:
         ("2-middle", "exposed for **the middle**", 0.18 / middle),
         ("3-dark", "exposed for **the shadows**", 0.18 / max(dark, 1e-6)),
     ]
-    pictures = [
-        _picture(sheet, name, caption, _expose(radiance, exposure))
-        for name, caption, exposure in exposures
-    ]
+    naive = [_expose(radiance, exposure) for *_, exposure in exposures]
     mapped = _tonemap(radiance)
+    pictures = [
+        _picture(sheet, name, caption, image)
+        for (name, caption, _), image in zip(exposures, naive, strict=True)
+    ]
     pictures.append(_picture(sheet, "4-durand", "**tone mapped** by `durand_tonemap`", mapped))
-    white, naive = _white(mapped), [_white(_expose(radiance, e)) for *_, e in exposures]
+    best = max(_visible(image) for image in naive)
     return Section(
         "tonemapping",
         "High dynamic range on a screen",
         ["durand_tonemap"],
-        f"{stops:.1f} stops of contrast on one screen; {white:.1%} of the pixels white, "
-        f"against {naive[1]:.1%} at a middle exposure",
+        f"{stops:.1f} stops of contrast; {_visible(mapped):.1%} of the pixels neither dark nor "
+        f"white, at best {best:.1%} with a fixed exposure",
         _blocks(radiance, stops, pictures),
     )
 
@@ -66,10 +67,9 @@ def _blocks(radiance: Tensor, stops: float, pictures: list[Picture]) -> list[Blo
             "filter into large regions of light and fine detail, compresses only the first, and "
             "keeps the second as it was."
         ),
-        Gallery(pictures[:3], width=290),
         code(_expose),
-        Gallery(pictures[3:], width=600),
         code(_tonemap),
+        Gallery(pictures, width=400),
         Text(
             f"Radiance of {radiance.shape[-1]} x {radiance.shape[-2]} px. Dark: all "
             "channels at most at level 25 of 255; white: all channels at 255."
@@ -78,15 +78,23 @@ def _blocks(radiance: Tensor, stops: float, pictures: list[Picture]) -> list[Blo
 
 
 def _picture(sheet: Sheet, name: str, caption: str, image: Tensor) -> Picture:
-    dark = float((image.amax(-3) <= 25 / 255).float().mean())
     return sheet.picture(
         image,
         name,
         caption,
-        detail=f"dark {dark:.1%}, white {_white(image):.1%} of the pixels",
+        detail=f"dark {float(_dark(image).mean()):.1%}, white {float(_white(image).mean()):.1%} "
+        "of the pixels",
         alt="a shaded courtyard under a sunlit sky",
     )
 
 
-def _white(image: Tensor) -> float:
-    return float((image.amin(-3) >= 254.5 / 255).float().mean())
+def _dark(image: Tensor) -> Tensor:
+    return (image.amax(-3) <= 25 / 255).float()
+
+
+def _white(image: Tensor) -> Tensor:
+    return (image.amin(-3) >= 254.5 / 255).float()
+
+
+def _visible(image: Tensor) -> float:
+    return 1 - float((_dark(image) + _white(image)).mean())
