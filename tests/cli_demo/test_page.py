@@ -217,8 +217,10 @@ def test_relative_folder(tmp_path, monkeypatch):
 
 def test_out_that_is_a_file(tmp_path):
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(NotADirectoryError, match="out must be a folder, got the file"):
-        demo.run(tmp_path / "out", "cpu")
+    for out in (tmp_path / "out", tmp_path / "out" / "below"):
+        with pytest.raises(NotADirectoryError, match=r"out must be a folder, got .* is a file"):
+            demo.run(out, "cpu")
+    assert (tmp_path / "out").read_text() == "mine"
 
 
 def test_progress_bar_counts_the_sections(tmp_path, monkeypatch, capsys):

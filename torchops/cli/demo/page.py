@@ -46,12 +46,12 @@ def run(out: Path, device: str | torch.device | None = None, *, quick: bool = Fa
     Returns:
         The path of ``index.html``.
     """
-    if out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"out must be a folder, got the file {out}")
+    # The pictures are made on the file system they will live on, so that the move is a rename.
+    nearby = next(path for path in [out.absolute(), *out.absolute().parents] if path.exists())
+    if not nearby.is_dir():
+        raise NotADirectoryError(f"out must be a folder, got {out}, but {nearby} is a file")
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     start = time.perf_counter()
-    # The pictures are made on the file system they will live on, so that the move is a rename.
-    nearby = next(folder for folder in [out.absolute(), *out.absolute().parents] if folder.is_dir())
     with tempfile.TemporaryDirectory(prefix=".torchops-demo-", dir=nearby) as unfinished:
         folder = Path(unfinished)
         sections = []
@@ -63,11 +63,12 @@ def run(out: Path, device: str | torch.device | None = None, *, quick: bool = Fa
                 sections.append(make(Sheet(key, folder, chosen, quick=quick)))
                 seconds[key] = time.perf_counter() - began
         page = _render(sections, seconds, _facts(chosen, time.perf_counter() - start))
-        out.mkdir(parents=True, exist_ok=True)
-        for picture in sorted(folder.iterdir()):
-            picture.replace(out / picture.name)
+        pictures = sorted(folder.iterdir())
         (folder / "index.html").write_text(page, encoding="utf-8")
-        return (folder / "index.html").replace(out / "index.html")
+        out.mkdir(parents=True, exist_ok=True)
+        for path in [*pictures, folder / "index.html"]:  # the page last, when all is there
+            path.replace(out / path.name)
+    return out / "index.html"
 
 
 def _render(sections: list[Section], seconds: dict[str, float], facts: list[str]) -> str:
