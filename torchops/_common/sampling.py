@@ -5,6 +5,8 @@ integer positions the stored value comes back exactly, at any size and in float3
 cannot promise that, because its normalised coordinates are rounded before they are used.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -23,26 +25,42 @@ def inside(x: Tensor, y: Tensor, height: int, width: int) -> Tensor:
     return (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
 
 
-def _cubic_weights(t: Tensor, a: float) -> list[Tensor]:
-    # Keys' kernel. With a = -0.5 it is third-order exact: a quadratic image is reproduced exactly.
+def _cubic_weights(t: Tensor) -> list[Tensor]:
+    # Keys' kernel with a = -0.5: third-order exact, so a quadratic image is reproduced exactly.
     t2, t3 = t * t, t * t * t
     return [
-        a * t - 2 * a * t2 + a * t3,
-        1 - (a + 3) * t2 + (a + 2) * t3,
-        -a * t + (2 * a + 3) * t2 - (a + 2) * t3,
-        a * t2 - a * t3,
+        -0.5 * t + t2 - 0.5 * t3,
+        1 - 2.5 * t2 + 1.5 * t3,
+        0.5 * t + 2 * t2 - 1.5 * t3,
+        -0.5 * t2 + 0.5 * t3,
     ]
 
 
-def _taps(
-    position: Tensor, size: int, mode: str, border: str, cubic: float
-) -> list[tuple[Tensor, Tensor]]:
+def _spline_weights(t: Tensor) -> list[Tensor]:
+    # The cubic B-spline at distances t + 1, t, 1 - t, 2 - t.
+    t2, t3 = t * t, t * t * t
+    return [
+        (1 - 3 * t + 3 * t2 - t3) / 6,
+        (4 - 6 * t2 + 3 * t3) / 6,
+        (1 + 3 * t + 3 * t2 - 3 * t3) / 6,
+        t3 / 6,
+    ]
+
+
+WEIGHTS = {
+    "bilinear": lambda t: [1 - t, t],
+    "bicubic": _cubic_weights,
+    "spline": _spline_weights,
+}
+
+
+def _taps(position: Tensor, size: int, mode: str, border: str) -> list[tuple[Tensor, Tensor]]:
     """Return (index, weight) pairs of the samples that one axis reads at ``position``."""
     if border == "replicate":
         position = position.clamp(0, size - 1)  # so the gradient outside is 0, as the value says
     floor = position.detach().floor()
     t = position - floor
-    weights = [1 - t, t] if mode == "bilinear" else _cubic_weights(t, cubic)
+    weights = WEIGHTS[mode](t)
     # A NaN position gives NaN weights; its index only has to be a legal one.
     first = torch.nan_to_num(floor).clamp(-(2**30), 2**30).long() - (0 if mode == "bilinear" else 1)
     taps = []
@@ -57,13 +75,7 @@ def _taps(
 
 
 def sample_at(
-    image: Tensor,
-    x: Tensor,
-    y: Tensor,
-    *,
-    mode: str = "bilinear",
-    border: str = "zeros",
-    cubic: float = -0.5,
+    image: Tensor, x: Tensor, y: Tensor, *, mode: str = "bilinear", border: str = "zeros"
 ) -> Tensor:
     """Interpolate ``image`` (*batch, C, H, W) at positions ``x``, ``y`` (*batch, *points).
 
@@ -72,31 +84,31 @@ def sample_at(
         x: Horizontal positions in pixels, of the dtype of ``image``; the batch dimensions of
             ``image`` and of the positions are equal.
         y: Vertical positions, of the shape of ``x``.
-        mode: "bilinear", or "bicubic" (Keys; as it stands exact for quadratic images).
+        mode: "bilinear", "bicubic" (Keys, a = -0.5: exact for quadratic images), or "spline": the
+            cubic spline whose coefficients ``image`` holds, see `smoothing.spline_coefficients`.
         border: What lies outside: "zeros", the nearest edge pixel ("replicate"), or the image
             mirrored about its edge pixels' centres ("reflect").
-        cubic: Keys' parameter of the bicubic kernel, between -1 and 0; the further from 0, the
-            sharper.
 
     Returns:
         Values of shape (*batch, C, *points). A NaN position gives NaN.
     """
     *batch, channels, height, width = image.shape
     points = x.shape[len(batch) :]
+    number = math.prod(points)  # not -1, which is ambiguous for an empty batch
     flat = image.reshape(*batch, channels, height * width)
     columns = [
-        (i.reshape(*batch, 1, -1), w.reshape(*batch, 1, -1))
-        for i, w in _taps(x, width, mode, border, cubic)
+        (i.reshape(*batch, 1, number), w.reshape(*batch, 1, number))
+        for i, w in _taps(x, width, mode, border)
     ]
     rows = [
-        (i.reshape(*batch, 1, -1), w.reshape(*batch, 1, -1))
-        for i, w in _taps(y, height, mode, border, cubic)
+        (i.reshape(*batch, 1, number), w.reshape(*batch, 1, number))
+        for i, w in _taps(y, height, mode, border)
     ]
     result = None
     for row, row_weight in rows:
         line = None
         for column, column_weight in columns:
-            index = (row * width + column).expand(*batch, channels, -1)
+            index = (row * width + column).expand(*batch, channels, number)
             term = flat.gather(-1, index) * column_weight
             line = term if line is None else line + term
         assert line is not None

@@ -69,6 +69,18 @@ def central_difference(image: Tensor, dim: int, border: str = "replicate") -> Te
     return correlate_axis(image, [-0.5, 0.0, 0.5], dim, border)
 
 
+def spline_coefficients(image: Tensor) -> Tensor:
+    """Return the coefficients of the cubic spline through ``image``, mirrored at its border.
+
+    Sampled with mode="spline", border="reflect" they give the image back at integer positions and
+    interpolate any cubic polynomial exactly. The inverse of the B-spline [1, 4, 1] / 6 decays by
+    0.27 a pixel; it is cut where it falls below float32 rounding.
+    """
+    pole = math.sqrt(3) - 2
+    taps: list[Sigma] = [math.sqrt(3) * pole ** abs(k) for k in range(-12, 13)]
+    return correlate_axis(correlate_axis(image, taps, -1, "reflect"), taps, -2, "reflect")
+
+
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Resample the last two axes bilinearly to ``size`` with pixel edges aligned.
 

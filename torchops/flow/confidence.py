@@ -9,7 +9,7 @@ from torchops.flow.step import Evidence
 
 TEXTURE = 0.1  # smaller eigenvalue at which the first factor is one half
 FLOW_GRADIENT = 0.1  # pixels per pixel at which the third factor is one half
-CALIBRATION = (0.18, 1.5)  # scale, power: maximum likelihood on two real pairs with known flow
+CALIBRATION = 0.11  # maximum likelihood on two real pairs with known flow
 
 
 def symmetric_eigenvalues(xx: Tensor, xy: Tensor, yy: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,14 +28,16 @@ def structure_eigenvalues(image: Tensor, weight: Tensor, sigma: float) -> Tensor
     The mean over channels, per unit of window weight: pixels outside, or of ``weight`` 0, are left
     out of the mean instead of counting as flat.
     """
-    gx, gy = derivative(image, -1), derivative(image, -2)
+    peak = (image * weight).abs().amax((-1, -2, -3), keepdim=True)
+    peak = torch.where(peak > 0, peak, 1)  # squares of large or small units would not be floats
+    gx, gy = derivative(image / peak, -1), derivative(image / peak, -2)
     products = [(a * b).mean(-3, keepdim=True) for a, b in ((gx, gx), (gx, gy), (gy, gy))]
     maps = torch.cat([*(weight * product for product in products), weight], -3)
     xx, xy, yy, total = gaussian_blur(maps, sigma, border="zeros", truncate=3.0).split(1, -3)
     counts = total > 0
     total = torch.where(counts, total, 1)
     smaller, larger = symmetric_eigenvalues(xx / total, xy / total, yy / total)
-    return torch.cat([smaller, larger], -3)
+    return torch.cat([smaller, larger], -3) * peak * peak
 
 
 def flow_confidence(flow: Tensor, evidence: Evidence) -> Tensor:
@@ -49,7 +51,4 @@ def flow_confidence(flow: Tensor, evidence: Evidence) -> Tensor:
     gradient = derivative(flow, -1).square() + derivative(flow, -2).square()
     gradient = gradient.sum(-3, keepdim=True) / FLOW_GRADIENT**2
     product = smaller / (smaller + TEXTURE) / (1 + evidence.residual) / (1 + gradient)
-    scale, power = CALIBRATION
-    positive = product > 0  # the power has no second derivative at 0
-    rising = (torch.where(positive, product, 1) / scale) ** power
-    return torch.where(positive, 1 - torch.exp(-rising), 0)
+    return -torch.expm1(-product / CALIBRATION)

@@ -5,16 +5,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchops._common.smoothing import central_difference, correlate_axis, gaussian_blur, resize
+from torchops._common.smoothing import (
+    central_difference,
+    correlate_axis,
+    gaussian_blur,
+    resize,
+    spline_coefficients,
+)
 from torchops.flow.window import Window, edge_aware_window
 
 CONTRAST = 0.2  # standard deviation that the reference frame is scaled to
 FLATTEST = 1e-3  # below this ratio of standard deviation to peak, a frame is not scaled up further
-PREFILTER = 0.8  # blur in pixels before the data channels' derivative
+PREFILTER = 0.5  # blur in pixels before the data channels' derivative
 DATA_GAIN = 4.0  # brings the gradient channels to about the range of the intensity
 FACTOR = (7, 10)  # size of a level as a fraction of the next finer one
 COARSEST = 8  # pixels of the shorter side at which `levels=None` stops
-ANTIALIAS = 0.6 * ((FACTOR[1] / FACTOR[0]) ** 2 - 1) ** 0.5
+ANTIALIAS = 0.8 * ((FACTOR[1] / FACTOR[0]) ** 2 - 1) ** 0.5
 
 
 class Frames(NamedTuple):
@@ -33,7 +39,8 @@ class Frames(NamedTuple):
 class Level(NamedTuple):
     """One level of the pyramid, ready for the iterations.
 
-    ``reference`` and ``moving`` are data channels (B, 2 C, H, W), see `data_channels`.
+    ``reference`` holds data channels (B, 2 C, H, W), see `data_channels`; ``moving`` the
+    coefficients of the cubic splines through them.
     """
 
     reference: Tensor
@@ -50,16 +57,18 @@ def scale_contrast(frames: Frames) -> Frames:
     channels) to CONTRAST. The floor keeps the rounding noise of a constant image from becoming
     texture.
     """
-    image, weight = frames.reference, frames.reference_weight
+    weight = frames.reference_weight
+    peak = (frames.reference * weight).abs().amax((-1, -2, -3), keepdim=True)
+    peak = torch.where(peak > 0, peak, 1)  # goes first, because squares of large units overflow
+    image = frames.reference / peak
     count = weight.sum((-1, -2), keepdim=True)
     share = weight / torch.where(count > 0, count, 1)
     mean = (image * share).sum((-1, -2), keepdim=True)
     variance = ((image - mean).square() * share).sum((-1, -2), keepdim=True).mean(-3, keepdim=True)
-    floor = FLATTEST * (image * weight).abs().amax((-1, -2, -3), keepdim=True)
-    textured = variance > floor.square()
-    scale = torch.where(textured, torch.where(textured, variance, 1).sqrt(), floor) / CONTRAST
-    scale = torch.where(scale > 0, scale, 1)
-    return frames._replace(reference=image / scale, moving=frames.moving / scale)
+    textured = variance > FLATTEST**2
+    deviation = torch.where(textured, torch.where(textured, variance, 1).sqrt(), FLATTEST)
+    gain = CONTRAST / deviation
+    return frames._replace(reference=image * gain, moving=frames.moving / peak * gain)
 
 
 def level_sizes(height: int, width: int, levels: int | None) -> list[tuple[int, int]]:
@@ -110,7 +119,7 @@ def prepare_level(frames: Frames, sigma: float) -> Level:
     """Compute the data channels and the window of one level."""
     return Level(
         data_channels(frames.reference, frames.reference_weight),
-        data_channels(frames.moving, frames.moving_weight),
+        spline_coefficients(data_channels(frames.moving, frames.moving_weight)),
         frames.reference_weight,
         frames.moving_weight,
         edge_aware_window(frames.reference, sigma),
@@ -124,7 +133,9 @@ def data_channels(image: Tensor, weight: Tensor) -> Tensor:
     division by sqrt(C) turns the later sums over channels into means over image channels. Where
     pixels are missing the blur averages the others, so that a hole makes no edge.
     """
-    smooth = _ratio(gaussian_blur(image * weight, PREFILTER), gaussian_blur(weight, PREFILTER))
+    # Cut at 4 px, the reach of the derivatives that follow: none of them sees a hole's bottom.
+    values = gaussian_blur(image * weight, PREFILTER, truncate=4 / PREFILTER)
+    smooth = _ratio(values, gaussian_blur(weight, PREFILTER, truncate=4 / PREFILTER))
     gain = DATA_GAIN / image.shape[-3] ** 0.5
     return gain * torch.cat([central_difference(smooth, -1), central_difference(smooth, -2)], -3)
 

@@ -10,9 +10,7 @@ from torchops.flow.pyramid import Level, derivative
 
 GRADIENT_SCALE = 0.01  # gradients above this all count alike (data units per pixel)
 RESIDUAL_SCALE = 0.02  # residual at which a pixel's weight is halved (data units)
-SHARPNESS = -0.7  # of the bicubic kernel; the smoother -0.5 costs a tenth on real frames
-PRIOR = 1e-3  # strength of the prior relative to the mean trace of the structure tensor
-LEAST_PRIOR = 1e-5 * GRADIENT_SCALE**2  # keeps the system regular where nothing has texture
+PRIOR = 3e-3 * GRADIENT_SCALE**2  # the normalised structure tensor's trace is at most the latter
 
 
 class Evidence(NamedTuple):
@@ -62,7 +60,9 @@ def linearise(level: Level, flow: Tensor) -> Linearised:
     of the window, and with its residual, so that what moves otherwise is left out.
     """
     x, y = _positions(flow)
-    warped = sample_at(level.moving, x, y, mode="bicubic", border="replicate", cubic=SHARPNESS)
+    height, width = flow.shape[-2:]
+    nearest_x, nearest_y = x.clamp(0, width - 1), y.clamp(0, height - 1)
+    warped = sample_at(level.moving, nearest_x, nearest_y, mode="spline", border="reflect")
     residual = level.reference - warped
     mean = 0.5 * (level.reference + warped)
     gradient_x, gradient_y = derivative(mean, -1), derivative(mean, -2)
@@ -102,8 +102,7 @@ def _solve(level: Level, flow: Tensor, data: Linearised) -> tuple[Tensor, Tensor
     )
     tensor = sums[..., :3, :, :]
     xx, xy, yy, bx, by = sums.split(1, -3)
-    prior = PRIOR * (xx + yy).mean((-1, -2), keepdim=True) + LEAST_PRIOR
-    xx, yy, bx, by = xx + prior, yy + prior, bx + prior * u, by + prior * v
+    xx, yy, bx, by = xx + PRIOR, yy + PRIOR, bx + PRIOR * u, by + PRIOR * v
     determinant = xx * yy - xy * xy
     update = torch.cat([yy * bx - xy * by, xx * by - xy * bx], -3) / determinant
     return mean_flow + update, tensor
