@@ -78,7 +78,7 @@ def test_on_a_device_it_gives_the_same_bits(device):
 def test_only_sums_leave_a_worker():
     from torchops.stats.samples import Collate, Source
 
-    source = Source(Photographs(), None, False)
+    source = Source(Photographs(), None, skip=False, reduce=True)
     batch = Collate(reduce=True)([source[k] for k in range(5)])
     assert [type(part.content) for part in batch.parts] == [ChannelStats]
     same(batch.parts[0].content, counted(range(5)))

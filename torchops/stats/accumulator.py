@@ -238,16 +238,14 @@ class ChannelStats:
             TypeError: The images were floating: their values are not kept.
             ValueError: ``q`` lies outside [0, 1].
         """
-        several = isinstance(q, Sequence)
-        for number in q if isinstance(q, Sequence) else (q,):
+        several = isinstance(q, Sequence) and not isinstance(q, str)
+        numbers = list(q) if several else [q]  # type: ignore[arg-type]  # narrowed by several
+        for number in numbers:
             check_number("q", number, minimum=0, maximum=1)
         totals = self._seen()
         if not isinstance(totals, IntegerTotals):
             raise TypeError("images must be uint8 or uint16 for quantile, got floating images")
-        rows = [
-            self._report(totals.quantile(Fraction(str(number))))
-            for number in (q if isinstance(q, Sequence) else (q,))
-        ]
+        rows = [self._report(totals.quantile(Fraction(str(number)))) for number in numbers]
         if several:
             return torch.stack(rows) if rows else torch.empty(0, totals.channels).double()
         return rows[0]

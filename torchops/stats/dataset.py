@@ -162,13 +162,14 @@ class _Count:
         place: torch.device | None,
         progress: bool,
     ) -> None:
+        on_cpu = place is None or place.type == "cpu"
         loader: DataLoader = DataLoader(
-            Source(self.data, images, self.skip),
+            Source(self.data, images, skip=self.skip, reduce=on_cpu),
             batch_size=batch_size,
             sampler=self.chosen[self.done :],
             num_workers=num_workers,
             generator=torch.Generator(),  # else the seeds of the workers come from the global one
-            collate_fn=Collate(reduce=place is None or place.type == "cpu"),
+            collate_fn=Collate(on_cpu),
         )
         try:
             with _bar(progress, len(self.chosen), self.done) as advance:

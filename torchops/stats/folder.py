@@ -87,7 +87,7 @@ def picture_to_counts(picture: "Image") -> Tensor | None:
     """
     if picture.mode not in ("L", "RGB", "RGBA", "CMYK"):
         return None
-    return torch.tensor(picture.histogram()).view(-1, 256)
+    return torch.from_numpy(np.array(picture.histogram(), dtype=np.int64)).view(-1, 256)
 
 
 def picture_to_tensor(picture: "Image") -> Tensor:

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, stack
 from torch.utils.data import Dataset
@@ -67,16 +67,26 @@ def reduce(images: Sequence[Tensor], stats: ChannelStats) -> None:
             stats.update(image)
 
 
-Item = tuple[int, list[Any] | str]
+class Counts(NamedTuple):
+    """A picture, reduced to how often each level occurs in each band: (C, 256)."""
+
+    levels: Tensor
+
+
+Item = tuple[int, list[Tensor | Counts] | str]
 
 
 class Source(Dataset[Item]):
-    """Samples as (index, their images); of an unreadable one (index, what is wrong with it)."""
+    """Samples as (index, their images); of an unreadable one (index, what is wrong with it).
 
-    def __init__(self, data: Any, images: Selector, skip: bool):
+    With ``reduce`` Pillow images are counted as soon as they are decoded, still in the cache.
+    """
+
+    def __init__(self, data: Any, images: Selector, *, skip: bool, reduce: bool):
         self.data = data
         self.images = images
         self.catch = Exception if skip else UnreadableImageError
+        self.reduce = reduce
 
     def __getitem__(self, index: int) -> Item:
         try:
@@ -85,7 +95,14 @@ class Source(Dataset[Item]):
             return index, str(error)
         except self.catch as error:
             return index, f"data[{index}] ({type(error).__name__}: {error})"
-        return index, as_list(select(sample, self.images))
+        return index, [self._take(entry) for entry in as_list(select(sample, self.images))]
+
+    def _take(self, entry: Any) -> Tensor | Counts:
+        if self.reduce and not isinstance(entry, Tensor):
+            levels = picture_to_counts(entry)
+            if levels is not None:
+                return Counts(levels)
+        return to_tensor(entry)
 
 
 @dataclass
@@ -119,27 +136,22 @@ class Collate:
     def __call__(self, samples: list[Item]) -> Batch:
         """Group the images of some samples by kind and reduce each group."""
         unreadable = []
+        # What ChannelStats can count together: images of one kind with equally many channels.
         groups: dict[Any, tuple[int, list[Tensor]]] = {}
         for index, images in samples:
             if isinstance(images, str):
                 unreadable.append(images)
                 continue
             for image in images:
-                key: tuple[Any, int]
-                counts = None
-                if self.reduce and not isinstance(image, Tensor):
-                    counts = picture_to_counts(image)
-                if counts is not None:
-                    key, content = ("counts", len(counts)), counts
+                if isinstance(image, Counts):
+                    content, kind = image.levels, ("counts", len(image.levels))
                 else:
-                    content = to_tensor(image)
-                    # One kind of image is what ChannelStats can count together.
-                    kind = content.dtype if content.dtype in INTEGER else "floating"
-                    key = (kind, content.shape[-3])
-                groups.setdefault(key, (index, []))[1].append(content)
+                    name = str(image.dtype) if image.dtype in INTEGER else "floating"
+                    content, kind = image, (name, image.shape[-3])
+                groups.setdefault(kind, (index, []))[1].append(content)
         parts = [
-            Part(first, self._content(contents, counted=key[0] == "counts"))
-            for key, (first, contents) in groups.items()
+            Part(first, self._content(contents, counted=kind[0] == "counts"))
+            for kind, (first, contents) in groups.items()
         ]
         return Batch(len(samples), parts, unreadable)
 
