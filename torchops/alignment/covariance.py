@@ -7,8 +7,9 @@ from torch import Tensor
 from torchops._common.precision import compute_dtype, no_autocast
 from torchops.alignment.arguments import Pair, check_pair
 from torchops.alignment.implicit import batch_jacobian
+from torchops.alignment.iteration import noise_floor
 from torchops.alignment.motion import PARAMETERS, build_matrix, check_motion, read_parameters
-from torchops.alignment.steps import look, normal_matrix, scaled_to_one
+from torchops.alignment.steps import look, normal_equations, scaled_to_one
 from torchops.alignment.system import solve_system
 from torchops.alignment.template import Grid
 
@@ -72,14 +73,13 @@ def parameter_covariance(
         eps = torch.finfo(problem.template.values.dtype).eps
         identity = torch.eye(3, dtype=torch.float64, device=image.device)
         view = look(problem, identity.expand(start.shape[0], 3, 3))
-        system = normal_matrix(problem, view, whole=False)
-        floor = problem.template.number * (8 * eps * problem.template.amplitude * grid.scale) ** 2
+        system, _ = normal_equations(problem, view, whole=False)
         columns = torch.eye(count, dtype=torch.float64, device=image.device)
         inverse, singular = solve_system(
             system.repeat_interleave(count, 0),
             columns.repeat(start.shape[0], 1),
             basis.scale,
-            floor.expand(start.shape[0]).repeat_interleave(count),
+            noise_floor(problem.template).expand(start.shape[0]).repeat_interleave(count),
             eps,
         )
         inverse = inverse.reshape(-1, count, count)

@@ -1,5 +1,6 @@
 """The iteration over a batch of alignments, with a status for each sample."""
 
+import math
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -11,8 +12,7 @@ from torchops.alignment.steps import (
     View,
     corners,
     look,
-    normal_matrix,
-    right_hand_side,
+    normal_equations,
     updated,
 )
 from torchops.alignment.system import solve_system
@@ -21,6 +21,8 @@ from torchops.alignment.template import Template
 # Fewer visible pixels than this part of the template make a sample out of view: a sliver of a
 # template fits almost anywhere.
 VISIBLE_PART = 0.1
+
+CACHED_VALUES = 1 << 17
 
 
 class AlignmentStatus(IntEnum):
@@ -31,8 +33,8 @@ class AlignmentStatus(IntEnum):
     ITERATION_LIMIT: all iterations were used; always so with ``tol=0``, which tests nothing.
     DIVERGED: the iteration settled or ended at a higher error than it started from, or a warp
     became infinite, mirrored the template or moved a corner behind the horizon.
-    SINGULAR: the pixels do not determine the motion (a constant template, a pattern of one
-    direction), so there is no update.
+    SINGULAR: the pixels do not determine the motion (a constant template, stripes), so there is
+    no update.
     OUT_OF_VIEW: less than a tenth of the template's counting pixels fell on pixels of the image
     that count.
     """
@@ -55,6 +57,7 @@ class State(NamedTuple):
     status: Tensor
     iterations: Tensor
     running: Tensor
+    corners: Tensor
 
 
 def _measure(problem: Problem, view: View) -> Tensor:
@@ -67,20 +70,35 @@ def _measure(problem: Problem, view: View) -> Tensor:
     return torch.where(seen, mean.sqrt(), torch.inf)
 
 
+def noise_floor(template: Template) -> Tensor:
+    """Return what the rounding of a constant image adds to the Gauss-Newton matrix."""
+    eps = torch.finfo(template.values.dtype).eps
+    return template.number * (8 * eps * template.amplitude * template.grid.scale) ** 2
+
+
 def _begin(problem: Problem) -> tuple[State, View]:
-    batch = problem.start.shape[0]
-    device = problem.start.device
+    template, batch, device = problem.template, problem.start.shape[0], problem.start.device
     increment = torch.eye(3, dtype=torch.float64, device=device).expand(batch, 3, 3)
     view = look(problem, increment)
     error = _measure(problem, view)
-    proper = corners(problem, increment)[1]
+    points, proper = corners(problem, increment)
     seen = torch.isfinite(error) & proper
     status = torch.where(
         seen, int(AlignmentStatus.ITERATION_LIMIT), int(AlignmentStatus.OUT_OF_VIEW)
     )
     status = torch.where(proper, status, int(AlignmentStatus.DIVERGED))
+    # A template that does not determine the motion by itself is never aligned, whatever the image.
+    singular = solve_system(
+        template.matrix,
+        torch.zeros_like(template.matrix[..., 0]),
+        template.basis.scale,
+        noise_floor(template),
+        torch.finfo(template.values.dtype).eps,
+    )[1]
+    status = torch.where(seen & singular, int(AlignmentStatus.SINGULAR), status)
+    seen = seen & ~singular
     count = torch.zeros(batch, dtype=torch.long, device=device)
-    return State(increment, increment, error, error, error, status, count, seen), view
+    return State(increment, increment, error, error, error, status, count, seen, points), view
 
 
 def _slack(template: Template) -> Tensor:
@@ -93,14 +111,8 @@ def _advance(
 ) -> tuple[State, View]:
     template = problem.template
     eps = torch.finfo(template.values.dtype).eps
-    floor = template.number * (8 * eps * template.amplitude * template.grid.scale) ** 2
-    step, singular = solve_system(
-        normal_matrix(problem, view, whole),
-        right_hand_side(problem, view),
-        template.basis.scale,
-        floor,
-        eps,
-    )
+    matrix, vector = normal_equations(problem, view, whole)
+    step, singular = solve_system(matrix, vector, template.basis.scale, noise_floor(template), eps)
     candidate = updated(problem, state.increment, step)
     points, proper = corners(problem, candidate.detach())
     singular = state.running & singular
@@ -112,8 +124,8 @@ def _advance(
     error = _measure(problem, view)
     lost = moving & ~torch.isfinite(error)
     moving = moving & ~lost
-    distance = points - corners(problem, state.increment.detach())[0]
-    settled = moving & (distance.square().sum(-2).amax(-1).sqrt() < tol)
+    distance = (points - state.corners).square().sum(-2).amax(-1).sqrt()
+    settled = moving & (distance < tol)
     lower = error <= state.initial_error + _slack(template)
     converged, risen = settled & lower, settled & ~lower
     better = moving & (converged | (error < state.error))
@@ -135,6 +147,7 @@ def _advance(
         status,
         state.iterations + moving,
         moving & ~settled,
+        points,
     )
     return state, view
 
@@ -143,13 +156,12 @@ def _finish(problem: Problem, state: State) -> State:
     risen = state.running & (state.latest_error > state.initial_error + _slack(problem.template))
     status = torch.where(risen, int(AlignmentStatus.DIVERGED), state.status)
     # Without an estimate there is nothing to differentiate.
-    found = status <= AlignmentStatus.ITERATION_LIMIT
+    found = status <= int(AlignmentStatus.ITERATION_LIMIT)
     best = torch.where(found[:, None, None], state.best, state.best.detach())
     return state._replace(status=status, best=best)
 
 
-def iterate(problem: Problem, iterations: int, tol: float) -> State:
-    """Run the batch until every sample has ended, or for all ``iterations`` if ``tol`` is 0."""
+def _iterate(problem: Problem, iterations: int, tol: float) -> State:
     state, view = _begin(problem)
     for _ in range(iterations):
         whole = False
@@ -160,3 +172,19 @@ def iterate(problem: Problem, iterations: int, tol: float) -> State:
                 break
         state, view = _advance(problem, state, view, tol, whole)
     return _finish(problem, state)
+
+
+def iterate(problem: Problem, iterations: int, tol: float) -> State:
+    """Run the batch until every sample has ended, or for all ``iterations`` if ``tol`` is 0.
+
+    On a CPU the batch is run in pieces whose images stay in the cache.
+    """
+    batch = problem.start.shape[0]
+    piece = max(1, CACHED_VALUES // math.prod(problem.template.values.shape[1:]))
+    if problem.start.device.type != "cpu" or torch.compiler.is_compiling() or batch <= piece:
+        return _iterate(problem, iterations, tol)
+    parts = [
+        _iterate(problem.rows(slice(first, first + piece)), iterations, tol)
+        for first in range(0, batch, piece)
+    ]
+    return State(*(torch.cat(field) for field in zip(*parts, strict=True)))

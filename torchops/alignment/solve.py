@@ -97,7 +97,7 @@ def _solve(
             problem = pair.with_inputs(Tensor.detach).problem(*options[:2], prepared)
             state = iterate(problem, options.iterations, options.tol)
         increment = state.best
-    found = state.status <= AlignmentStatus.ITERATION_LIMIT
+    found = state.status <= int(AlignmentStatus.ITERATION_LIMIT)
     if wanted and options.gradient == "implicit":
         pair = pair.with_inputs(FirstOrder.apply)
         increment = attach(pair.problem(*options[:2], None), problem, increment, found & usable)

@@ -31,14 +31,19 @@ class Problem(NamedTuple):
     motion: str
     algorithm: str
 
+    def rows(self, part: slice) -> "Problem":
+        """Return a part of the batch; what is shared by the whole batch stays."""
+        image = self.image if self.image.shape[0] == 1 else self.image[part]
+        return self._replace(template=self.template.rows(part), image=image, start=self.start[part])
+
 
 class View(NamedTuple):
     """The image seen through a warp, on the template's pixels (B, C, h, w)."""
 
-    warped: Tensor
+    warped: Tensor  # the template's own values where a pixel does not count
     counts: Tensor
-    residual: Tensor  # warped - template, 0 where a pixel does not count
-    gradient: tuple[Tensor, Tensor] | None  # forward additive: that of the image, after the warp
+    residual: Tensor  # warped - template
+    gradient: Tensor | None  # (B, 2, C, h, w); forward additive: the image's, after the warp
 
 
 def look(problem: Problem, increment: Tensor) -> View:
@@ -47,33 +52,31 @@ def look(problem: Problem, increment: Tensor) -> View:
     matrix = problem.start @ increment
     u, v, before = apply_matrix(matrix, template.grid.x, template.grid.y)
     sampled, inside = interpolate(problem.image, u, v)
-    counts = template.counts & (before & inside).unsqueeze(-3)
-    counts = counts & torch.isfinite(sampled.detach()).all(-3, keepdim=True)
-    sampled = torch.where(counts, sampled, 0)
+    seen = (before & inside).unsqueeze(-3)
+    counts = template.counts & seen & ~sampled.detach().isnan().any(-3, keepdim=True)
     channels = template.values.shape[-3]
-    warped, slopes = sampled[:, :channels], sampled[:, channels:]
-    residual = torch.where(counts, warped - template.values, 0)
+    warped = torch.where(counts, sampled[:, :channels], template.values)
     gradient = None
     if problem.algorithm == "forward_additive":
-        gradient = _chain(slopes[:, :channels], slopes[:, channels:], matrix, u, v, template)
-    return View(warped, counts, residual, gradient)
+        slopes = torch.where(counts, sampled[:, channels:], 0).unflatten(1, (2, channels))
+        gradient = _chain(slopes, matrix, u, v, template)
+    return View(warped, counts, warped - template.values, gradient)
 
 
-def _chain(
-    du: Tensor, dv: Tensor, matrix: Tensor, u: Tensor, v: Tensor, template: Template
-) -> tuple[Tensor, Tensor]:
+def _chain(slopes: Tensor, matrix: Tensor, u: Tensor, v: Tensor, template: Template) -> Tensor:
     # The derivatives by template coordinates: those by image coordinates times dW / dx.
     a, b, _, d, e, _, g, h, i = (m[:, None, None] for m in matrix.flatten(-2).unbind(-1))
     depth = g * template.grid.x + (h * template.grid.y + i)
     depth = torch.where(depth > 0, depth, 1)
     u_x, u_y, v_x, v_y = (
-        (entry / depth).unsqueeze(-3).to(du.dtype)
+        (entry / depth).unsqueeze(-3).to(slopes.dtype)
         for entry in (a - u * g, b - u * h, d - v * g, e - v * h)
     )
-    return du * u_x + dv * v_x, du * u_y + dv * v_y
+    du, dv = slopes.unbind(1)
+    return torch.stack([du * u_x + dv * v_x, du * u_y + dv * v_y], 1)
 
 
-def linear_gradient(problem: Problem, view: View) -> tuple[Tensor, Tensor]:
+def linear_gradient(problem: Problem, view: View) -> Tensor:
     """Return the gradient that the algorithm linearises with, in normalised coordinates."""
     template = problem.template
     if problem.algorithm == "inverse_compositional":
@@ -81,33 +84,35 @@ def linear_gradient(problem: Problem, view: View) -> tuple[Tensor, Tensor]:
     if problem.algorithm == "forward_additive":
         assert view.gradient is not None
         return view.gradient
-    gx, gy = image_gradient(view.warped, view.counts)
-    gx, gy = gx * template.grid.scale, gy * template.grid.scale
+    gradient = image_gradient(view.warped, view.counts) * template.grid.scale
     if problem.algorithm == "esm":
-        gx, gy = (gx + template.gradient[0]) / 2, (gy + template.gradient[1]) / 2
-    return gx, gy
+        return (gradient + template.gradient) / 2
+    return gradient
+
+
+def normal_equations(problem: Problem, view: View, whole: bool) -> tuple[Tensor, Tensor]:
+    """Return H = sum SD^T SD and b = sum SD^T residual over the pixels that count.
+
+    In inverse compositional SD is the template's own; if all its pixels are seen (``whole``), H
+    is the one that was computed once.
+    """
+    template = problem.template
+    gradient = linear_gradient(problem, view)
+    vector = steepest_descent_vector(gradient, view.residual, template.basis)
+    if problem.algorithm != "inverse_compositional":
+        products = structure_products(gradient)
+    elif whole:
+        return template.matrix, vector
+    else:
+        products = template.products
+    products = torch.where(view.counts, products, 0)
+    return gauss_newton_matrix(products, template.basis), vector
 
 
 def right_hand_side(problem: Problem, view: View) -> Tensor:
-    """Sum the steepest-descent images times the residual: the equation that holds at the end."""
-    gx, gy = linear_gradient(problem, view)
-    return steepest_descent_vector(gx, gy, view.residual, problem.template.basis)
-
-
-def normal_matrix(problem: Problem, view: View, whole: bool) -> Tensor:
-    """Sum the products of the steepest-descent images over the pixels that count.
-
-    In inverse compositional these are the template's own; if all of them are seen (``whole``), the
-    matrix is the one that was computed once.
-    """
-    template = problem.template
-    if problem.algorithm == "inverse_compositional":
-        if whole:
-            return template.matrix
-        products = template.products
-    else:
-        products = structure_products(*linear_gradient(problem, view))
-    return gauss_newton_matrix(torch.where(view.counts, products, 0), template.basis)
+    """Return b alone: the equation b = 0 holds at the end."""
+    gradient = linear_gradient(problem, view)
+    return steepest_descent_vector(gradient, view.residual, problem.template.basis)
 
 
 def _adjugate(matrix: Tensor) -> Tensor:

@@ -82,22 +82,24 @@ def motion_basis(motion: str, x: Tensor, y: Tensor) -> Basis:
     )
 
 
-def structure_products(gx: Tensor, gy: Tensor) -> Tensor:
-    """Return gx gx, gx gy and gy gy summed over channels: (B, C, h, w) to (B, 3, h, w)."""
-    return torch.stack([(gx * gx).sum(-3), (gx * gy).sum(-3), (gy * gy).sum(-3)], -3)
+def structure_products(gradient: Tensor) -> Tensor:
+    """Return gx gx, gx gy and gy gy summed over channels: (B, 2, C, h, w) to (B, 3, h, w)."""
+    gx, gy = gradient.unbind(1)
+    products = torch.stack([gx * gx, gx * gy, gy * gy], 1)
+    return products.sum(-3, dtype=torch.float64)
 
 
 def gauss_newton_matrix(products: Tensor, basis: Basis) -> Tensor:
     """Sum J^T G J over the pixels: (B, 3, h, w) to (B, P, P)."""
-    moments = basis.y_powers.mT @ (products.double() @ basis.x_powers)
+    moments = basis.y_powers.mT @ (products @ basis.x_powers)
     count = basis.scale.numel()
     return (moments.flatten(-3) @ basis.to_matrix).unflatten(-1, (count, count))
 
 
-def steepest_descent_vector(gx: Tensor, gy: Tensor, residual: Tensor, basis: Basis) -> Tensor:
-    """Sum J^T gradient * residual over pixels and channels: (B, C, h, w) to (B, P)."""
-    products = torch.stack([(gx * residual).sum(-3), (gy * residual).sum(-3)], -3)
-    moments = basis.y_powers[:, :3].mT @ (products.double() @ basis.x_powers[:, :3])
+def steepest_descent_vector(gradient: Tensor, residual: Tensor, basis: Basis) -> Tensor:
+    """Sum J^T gradient * residual: (B, 2, C, h, w) and (B, C, h, w) to (B, P)."""
+    products = (gradient * residual.unsqueeze(1)).sum(-3, dtype=torch.float64)
+    moments = basis.y_powers[:, :3].mT @ (products @ basis.x_powers[:, :3])
     return moments.flatten(-3) @ basis.to_vector
 
 

@@ -5,6 +5,7 @@ each motion group maps to itself. Without this the Gauss-Newton matrix of a homo
 condition number near 1e9 on a 100 x 100 template; with it, below 100.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -44,13 +45,31 @@ class Template(NamedTuple):
 
     values: Tensor
     counts: Tensor
-    gradient: tuple[Tensor, Tensor]
+    gradient: Tensor  # (.., 2, C, h, w), by normalised coordinates
     products: Tensor
     matrix: Tensor
     number: Tensor  # of pixels that count
     amplitude: Tensor  # largest absolute value
     grid: Grid
     basis: Basis
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Template":
+        """Apply a function to every tensor that has a batch dimension."""
+        return Template(
+            change(self.values),
+            change(self.counts),
+            change(self.gradient),
+            change(self.products),
+            change(self.matrix),
+            change(self.number),
+            change(self.amplitude),
+            self.grid,
+            self.basis,
+        )
+
+    def rows(self, part: slice) -> "Template":
+        """Return a part of the batch, or all of a template that the batch shares."""
+        return self if self.values.shape[0] == 1 else self.map(lambda field: field[part])
 
 
 def template_grid(height: int, width: int, device: torch.device) -> Grid:
@@ -77,9 +96,12 @@ def _difference(values: Tensor, counts: Tensor, dim: int) -> Tensor:
     return total / number.clamp(min=1)
 
 
-def image_gradient(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Differentiate (..., C, h, w) along x and y per pixel, reading only pixels that count."""
-    return _difference(values, counts, -1), _difference(values, counts, -2)
+def image_gradient(values: Tensor, counts: Tensor) -> Tensor:
+    """Differentiate (B, C, h, w) along x and y per pixel, reading only pixels that count.
+
+    The gradient (B, 2, C, h, w) is 0 where a pixel itself does not count.
+    """
+    return torch.stack([_difference(values, counts, -1), _difference(values, counts, -2)], 1)
 
 
 def prepare_template(values: Tensor, mask: Tensor | None, motion: str) -> Template:
@@ -90,9 +112,8 @@ def prepare_template(values: Tensor, mask: Tensor | None, motion: str) -> Templa
     if mask is not None:
         counts = counts & mask
     values = torch.where(counts, values, 0)
-    gx, gy = image_gradient(values, counts)
-    gradient = (torch.where(counts, gx, 0) * grid.scale, torch.where(counts, gy, 0) * grid.scale)
-    products = structure_products(*gradient)
+    gradient = image_gradient(values, counts) * grid.scale
+    products = structure_products(gradient)
     return Template(
         values=values,
         counts=counts,
@@ -116,5 +137,5 @@ def prepare_image(values: Tensor, mask: Tensor | None, *, gradients: bool) -> Te
         counts = counts & mask
     if gradients:
         clean = torch.where(counts, values, 0)
-        values = torch.cat([clean, *image_gradient(clean, counts)], -3)
+        values = torch.cat([clean, *image_gradient(clean, counts).unbind(1)], -3)
     return torch.where(counts, values, torch.nan)

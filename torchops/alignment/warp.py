@@ -20,7 +20,7 @@ def apply_matrix(matrix: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, 
     """Map the points (x, y) and say which lie before the horizon, where the denominator is > 0.
 
     x and y broadcast to the shape *points; ``matrix`` (*batch, 3, 3) gives (*batch, *points).
-    Points on or beyond the horizon come back as 0 and pass no gradient.
+    What comes back for the others is finite and means nothing.
     """
     entries = matrix.flatten(-2).unbind(-1)
     extra = max(x.ndim, y.ndim)
@@ -28,9 +28,7 @@ def apply_matrix(matrix: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, 
     depth = g * x + (h * y + i)
     before = depth > 0
     depth = torch.where(before, depth, 1)
-    u = torch.where(before, (a * x + (b * y + c)) / depth, 0)
-    v = torch.where(before, (d * x + (e * y + f)) / depth, 0)
-    return u, v, before
+    return (a * x + (b * y + c)) / depth, (d * x + (e * y + f)) / depth, before
 
 
 def interpolate(image: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,30 +40,30 @@ def interpolate(image: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         Values (B, C, h, w), arbitrary outside the image, and which positions are inside (B, h, w).
     """
     channels, height, width = image.shape[-3:]
-    # A warp may miss the border pixels' centres by rounding only.
-    slack = 1e-6
-    inside = (u >= -slack) & (u <= width - 1 + slack) & (v >= -slack) & (v <= height - 1 + slack)
-    u = torch.where(inside, u, 0).clamp(0, width - 1)
-    v = torch.where(inside, v, 0).clamp(0, height - 1)
-    left = u.detach().floor().clamp(max=max(width - 2, 0))
-    top = v.detach().floor().clamp(max=max(height - 2, 0))
-    s = (u - left).to(image.dtype).flatten(-2).unsqueeze(-2)
-    t = (v - top).to(image.dtype).flatten(-2).unsqueeze(-2)
-    right, down = min(1, width - 1), min(1, height - 1) * width
+    x, y = _just_inside(u, width), _just_inside(v, height)
+    # A warp may miss the centres of the border pixels by rounding.
+    inside = torch.maximum((u - x).abs(), (v - y).abs()) < 1e-6
+    left, top = x.detach().floor(), y.detach().floor()
+    s = (x - left).to(image.dtype).flatten(-2).unsqueeze(-2)
+    t = (y - top).to(image.dtype).flatten(-2).unsqueeze(-2)
     index = (top * width + left).long().flatten(-2).unsqueeze(-2)
+    right, down = min(1, width - 1), min(1, height - 1) * width
+    index = index.clamp(0, height * width - 1 - right - down)  # of a NaN, too
     index = index.expand(-1, channels, -1)
     flat = image.flatten(-2).expand(index.shape[0], -1, -1)
-    a, b = flat.gather(-1, index), flat.gather(-1, index + right)
-    c, d = flat.gather(-1, index + down), flat.gather(-1, index + (down + right))
-    if u.requires_grad:  # a NaN must not reach the gradient of the fractions
-        finite = torch.isfinite((a + b + c + d).detach())
-        spoilt = torch.where(finite, 0.0, torch.nan).to(image.dtype)
-        a, b, c, d = (torch.where(finite, tap, 0) for tap in (a, b, c, d))
-    upper, lower = a * (1 - s) + b * s, c * (1 - s) + d * s
-    values = upper * (1 - t) + lower * t
-    if u.requires_grad:
-        values = values + spoilt
+    a, b, c, d = (flat.gather(-1, index + step) for step in (0, right, down, down + right))
+    if x.requires_grad:  # a NaN must not reach the gradient of the fractions
+        spoilt = (a + b + c + d).detach().isnan()
+        a, b, c, d = (torch.where(spoilt, 0, tap) for tap in (a, b, c, d))
+    values = torch.lerp(torch.lerp(a, b, s), torch.lerp(c, d, s), t)
+    if x.requires_grad:
+        values = torch.where(spoilt, torch.nan, values)
     return values.unflatten(-1, u.shape[-2:]), inside
+
+
+def _just_inside(position: Tensor, size: int) -> Tensor:
+    # Below the last pixel's centre by rounding only, so that a pixel follows the one of the floor.
+    return position.clamp(0, (size - 1) * (1 - 1e-15))
 
 
 def warp_points(
