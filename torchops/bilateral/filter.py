@@ -6,7 +6,7 @@ from typing import Any, Literal
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from torchops._common.checks import check_choice
+from torchops._common.checks import check_choice, check_tensor
 from torchops._common.precision import no_autocast
 from torchops.bilateral.arguments import (
     by_group,
@@ -113,6 +113,7 @@ def bilateral_filter(
         tensor([[[0.0326, 0.0559, 0.0295, 0.9705, 0.9441, 0.9674]]])
     """
     check_options(window, distance, border, spatial_dims, method)
+    check_tensor("image", image)
     with no_autocast(image):
         batch, lead = make_batch(image, guide, mask, sigma_space, sigma_range, spatial_dims)
         radii = window_radii(radius, sigma_space, lead, spatial_dims)

@@ -15,7 +15,6 @@ import math
 import torch
 from torch import Tensor
 
-from torchops._common.smoothing import pad_axis
 from torchops.bilateral.arguments import Batch
 from torchops.bilateral.exact import countable, normalised
 
@@ -27,64 +26,74 @@ SMALLEST_CELL = 4.0  # pixels, but not more than one sigma: finer grids outgrow 
 class _Axis:
     """How one spatial axis is cut into cells.
 
-    The first and the last pixel are centres of cells, so that mirroring the image about them
-    mirrors the grid. A pixel goes into the nearest cell and is read back linearly from two.
+    A pixel goes into one cell, whose centre is the mean position of its pixels. The blurred grid
+    is evaluated at ``nodes``, the centres and both ends, and read back linearly between them.
     """
 
-    def __init__(self, length: int, radius: int, border: str, like: Tensor) -> None:
-        self.radius = radius
+    def __init__(self, length: int, radius: int, device: torch.device) -> None:
+        self.length, self.radius = length, radius
         sigma = radius / 3
         wanted = max(1.0, sigma / CELLS_PER_SIGMA, min(SMALLEST_CELL, sigma))
-        intervals = -int(-(length - 1) // wanted) if radius else length - 1
-        self.cells = intervals + 1
-        self.spacing = (length - 1) / max(intervals, 1) if length > 1 else 1.0
-        pixel = torch.arange(length, dtype=torch.float64, device=like.device)
-        position = pixel / self.spacing
-        self.nearest = position.round().long()
-        self.below = position.floor().clamp(max=max(intervals - 1, 0)).long()
-        self.above = (self.below + 1).clamp(max=intervals)
-        self.share = (position - self.below).to(like.dtype)  # of the cell above
-        # How often a pixel enters its cell: mirror images of pixels beside the edge fall into the
-        # edge's own cell.
-        beside = ((self.nearest == 0) | (self.nearest == intervals)) & (
-            (pixel > 0) & (pixel < length - 1)
-        )
-        self.entries = 1 + (beside & (border == "reflect")).to(like.dtype)
+        self.cells = -int(-length // wanted)
+        self.step = length / self.cells
+        pixels = torch.arange(length, device=device)
+        self.cell = pixels * self.cells // length
+        first = -(-torch.arange(self.cells + 1, device=device) * length // self.cells)
+        self.centre = (first[:-1] + first[1:] - 1).double() / 2
+        self.nodes = torch.cat([self.centre.new_zeros(1), self.centre, pixels[-1:].double()])
+        self.below = torch.searchsorted(self.nodes, pixels.double(), right=True) - 1
+        self.below = self.below.clamp(0, self.cells)
+        low, high = self.nodes[self.below], self.nodes[self.below + 1]
+        self.share = (pixels - low) / (high - low).clamp(min=0.5)  # of the node above
+        # Pixels in cells and linear reading at pixels blur by themselves, in pixels^2.
+        self.own_variance = (self.step**2 - 1) / 12 + (self.step**2 - 1) / 6
 
-    def taps(self, sigma: Tensor) -> list[Tensor]:
-        """Return Gaussian weights (B or 1,) at cell distances 0, 1, ... up to the radius."""
-        # Pixels in cells: (h^2 - 1) / 12; linear reading at pixels: (h^2 - 1) / 6.
-        variance = _narrowed(sigma, (self.spacing**2 - 1) / 4, self.spacing)
-        reach = math.ceil((self.radius + 0.5) / self.spacing - 0.5)
-        taps = [torch.exp(-0.5 * (k * self.spacing) ** 2 / variance) for k in range(reach + 1)]
-        # The window ends half a pixel beyond its last pixel, inside the last cell.
-        inside = (self.radius + 0.5) / self.spacing - (reach - 0.5)
-        return [*taps[:-1], taps[-1] * min(1.0, inside)]
+    def blur_matrix(self, sigma: Tensor, border: str) -> Tensor:
+        """Return Gaussian weights of cells at nodes, cut at the radius: (B, cells + 2, cells)."""
+        sigma = sigma.double()
+        # What splitting and reading blur already is taken off, but a little always remains.
+        variance = (sigma.square() - self.own_variance).clamp(min=0.05 * self.step**2)
+        matrix = torch.zeros((), dtype=torch.float64, device=sigma.device)
+        for centre in self._copies(border):
+            distance = (self.nodes[:, None] - centre[None, :]).abs()
+            inside = ((self.radius + 0.5 - distance) / self.step + 0.5).clamp(0, 1)
+            matrix = matrix + inside * torch.exp(-0.5 * distance.square() / variance[:, None, None])
+        return matrix
 
+    def _copies(self, border: str) -> list[Tensor]:
+        """Return where the cells lie, and where the mirrored picture repeats them."""
+        if border == "valid_only" or self.length == 1:
+            return [self.centre]
+        period = 2 * (self.length - 1)
+        reach = 1 + (self.radius + self.length) // period
+        return [
+            sign * self.centre + k * period for k in range(-reach, reach + 1) for sign in (1, -1)
+        ]
 
-def _narrowed(sigma: Tensor, own_variance: float, spacing: float) -> Tensor:
-    """Return the variance left to blur; never so little that neighbours vanish in rounding."""
-    return (sigma.square() - own_variance).clamp(min=0.05 * spacing**2)
+    def entries(self, border: str) -> Tensor:
+        """Return how much of each pixel one copy holds: an edge pixel is its own mirror image."""
+        entries = torch.ones_like(self.share)
+        if border == "reflect" and self.length > 1:
+            edge = torch.arange(self.length, device=entries.device) % max(self.length - 1, 1) == 0
+            entries = torch.where(edge, 0.5, entries)
+        return entries
 
 
 def grid_filter(batch: Batch, radii: tuple[int, ...], *, border: str) -> Tensor:
     """Filter a batch whose guide has one channel."""
-    values, counts, guide, finite = countable(batch.image, batch.guide, batch.mask)
-    sources = torch.cat([values, counts], 1)
-    size = sources.shape[2:]
-    axes = [_Axis(n, radius, border, sources) for n, radius in zip(size, radii, strict=True)]
-    for k, axis in enumerate(axes):
-        sources = sources * axis.entries.reshape(-1, *[1] * (len(axes) - 1 - k))
+    values, counts, clean, finite = countable(batch.image, batch.guide, batch.mask)
+    size = values.shape[2:]
+    axes = [_Axis(n, radius, values.device) for n, radius in zip(size, radii, strict=True)]
+    height, scale = _intensity_bins(clean.flatten(1), finite.flatten(1))
+    bin_below = height.detach().floor().clamp(0, BINS - 2)
+    bin_share = height - bin_below
+    bin_below = bin_below.long()
 
-    height, bins_per_unit = _intensity_bins(guide.flatten(1), finite.flatten(1))
-    below = height.detach().floor().clamp(0, BINS - 2)
-    share = height - below
-    below = below.long()
-    grid = _splat(sources.flatten(2), axes, below, share)
-    for dim, (axis, sigma) in enumerate(zip(axes, batch.sigma_space.unbind(-1), strict=True), 2):
-        grid = _blur(grid, axis.taps(sigma), dim, border)
-    grid = _blur_bins(grid, batch.sigma_range * bins_per_unit)
-    sums = _slice(grid, axes, below, share).unflatten(2, size)
+    sources = torch.cat([values, counts], 1).flatten(2)
+    grid = _splat(sources, axes, bin_below, bin_share, border)
+    grid = _blur(grid, axes, batch, scale, border)
+    sums = _slice(grid.to(values.dtype), axes, bin_below, bin_share)
+    sums = sums.unflatten(2, size)
     return normalised(sums[:, :-1], sums[:, -1:], finite)
 
 
@@ -101,55 +110,55 @@ def _intensity_bins(guide: Tensor, finite: Tensor) -> tuple[Tensor, Tensor]:
     return height.clamp(0, BINS - 1), scale[:, 0]
 
 
-def _splat(sources: Tensor, axes: list[_Axis], below: Tensor, share: Tensor) -> Tensor:
+def _splat(
+    sources: Tensor, axes: list[_Axis], bin_below: Tensor, bin_share: Tensor, border: str
+) -> Tensor:
     """Add every pixel to its cell, shared between two bins; returns (B, S, *cells, BINS)."""
     cell = torch.zeros((), dtype=torch.long, device=sources.device)
+    entries = torch.ones((), dtype=torch.float64, device=sources.device)
     for axis in axes:
-        cell = cell[..., None] * axis.cells + axis.nearest
+        cell = cell[..., None] * axis.cells + axis.cell
+        entries = entries[..., None] * axis.entries(border)
     shape = [axis.cells for axis in axes] + [BINS]
-    index = (cell.flatten() * BINS + below)[:, None].expand(sources.shape)
-    above = sources * share[:, None]
+    index = (cell.flatten() * BINS + bin_below)[:, None].expand(sources.shape)
+    sources = sources * entries.flatten().to(sources.dtype)
+    above = sources * bin_share[:, None]
     grid = sources.new_zeros(*sources.shape[:2], math.prod(shape))
     grid = grid.scatter_add(2, index, sources - above).scatter_add(2, index + 1, above)
     return grid.unflatten(2, shape)
 
 
-def _blur(grid: Tensor, taps: list[Tensor], dim: int, border: str) -> Tensor:
-    """Correlate one axis with symmetric taps, by shifted sums: no matrix product, no TF32."""
-    reach = len(taps) - 1
-    cells = grid.shape[dim]
-    padded = pad_axis(grid, dim, reach, reach, "reflect" if border == "reflect" else "zeros")
-    total = grid
-    for k, tap in enumerate(taps[1:], start=1):
-        both = padded.narrow(dim, reach - k, cells) + padded.narrow(dim, reach + k, cells)
-        total = total + both * tap.reshape(-1, *[1] * (grid.ndim - 1))
-    return total
+def _blur(grid: Tensor, axes: list[_Axis], batch: Batch, scale: Tensor, border: str) -> Tensor:
+    """Blur along every axis by a matrix, from cells to nodes; in float64, so never in TF32."""
+    grid = grid.double()
+    sigma = (batch.sigma_range * scale).double()
+    # Linear splitting and reading between bins blur by 1/6 bin^2 each.
+    variance = (sigma.square() - 1 / 3).clamp(min=0.05)
+    level = torch.arange(BINS, dtype=torch.float64, device=grid.device)
+    squared = (level[:, None] - level[None, :]).square()
+    matrices = [torch.exp(-0.5 * squared / variance[:, None, None])]
+    for axis, sigma in zip(reversed(axes), batch.sigma_space.unbind(-1)[::-1], strict=True):
+        matrices.append(axis.blur_matrix(sigma, border))
+    for matrix in matrices:  # each blurs the last axis and brings the one before it to the end
+        rows = grid.flatten(1, -2) @ matrix.transpose(1, 2)
+        grid = rows.unflatten(1, grid.shape[1:-1]).movedim(-1, 2)
+    return grid
 
 
-def _blur_bins(grid: Tensor, sigma: Tensor) -> Tensor:
-    """Blur the last axis, all bins with all bins; ``sigma`` (B,) in bins."""
-    variance = _narrowed(sigma, 1 / 3, 1.0)  # linear splitting and reading, 1/6 each
-    level = torch.arange(BINS, dtype=grid.dtype, device=grid.device)
-    weight = torch.exp(-0.5 * (level[:, None] - level).square() / variance[:, None, None])
-    rows = grid.flatten(1, -2)
-    # In float64: a float32 product might run in TF32.
-    return (rows.double() @ weight.double()).to(grid.dtype).reshape(grid.shape)
-
-
-def _slice(grid: Tensor, axes: list[_Axis], below: Tensor, share: Tensor) -> Tensor:
+def _slice(grid: Tensor, axes: list[_Axis], bin_below: Tensor, bin_share: Tensor) -> Tensor:
     """Read the grid at every pixel's position and intensity, linearly; returns (B, S, N)."""
     *leading, last = axes
     for dim, axis in enumerate(leading, start=2):
-        weight = axis.share.reshape(-1, *[1] * (grid.ndim - dim - 1))
-        low, high = grid.index_select(dim, axis.below), grid.index_select(dim, axis.above)
-        grid = torch.lerp(low, high, weight)
+        share = axis.share.to(grid.dtype).reshape(-1, *[1] * (grid.ndim - dim - 1))
+        low, high = grid.index_select(dim, axis.below), grid.index_select(dim, axis.below + 1)
+        grid = torch.lerp(low, high, share)
     lines = math.prod(grid.shape[2:-2])
-    first_cell = torch.arange(lines, device=grid.device)[:, None] * last.cells
+    first = torch.arange(lines, device=grid.device)[:, None] * len(last.nodes)
     flat = grid.flatten(2)
-    share = share[:, None]
 
-    def at(cell: Tensor) -> Tensor:
-        index = ((first_cell + cell).flatten() * BINS + below)[:, None].expand(*grid.shape[:2], -1)
-        return torch.lerp(flat.gather(2, index), flat.gather(2, index + 1), share)
+    def at(node: Tensor) -> Tensor:
+        index = ((first + node).flatten() * BINS + bin_below)[:, None].expand(*grid.shape[:2], -1)
+        return torch.lerp(flat.gather(2, index), flat.gather(2, index + 1), bin_share[:, None])
 
-    return torch.lerp(at(last.below), at(last.above), last.share.repeat(lines))
+    share = last.share.to(grid.dtype).repeat(lines)
+    return torch.lerp(at(last.below), at(last.below + 1), share)

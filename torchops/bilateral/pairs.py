@@ -53,7 +53,7 @@ def pair_sums(
     return _PairSums.apply(sources, guide, sharpness, exponents, deltas, distance, differentiable)
 
 
-def _fold(info: Any, in_dims: tuple[int | None, ...], arrays: tuple[Tensor, ...]) -> list[Tensor]:
+def _fold(info: Any, in_dims: tuple[Any, ...], arrays: tuple[Tensor, ...]) -> list[Tensor]:
     """Make the dimension of vmap part of the batch, so that work in place stays possible."""
     folded = []
     for array, dim in zip(arrays, in_dims, strict=False):
@@ -87,7 +87,7 @@ class _PairSums(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Tensor, int]:
         sums = _PairSums.apply(*_fold(info, in_dims, inputs[:4]), *inputs[4:])
         return sums.unflatten(0, (info.batch_size, sums.shape[0] // info.batch_size)), 0
 
@@ -134,7 +134,7 @@ class _PairGradients(torch.autograd.Function):
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[int | None, ...], *inputs: Any
+        info: Any, in_dims: tuple[Any, ...], *inputs: Any
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         grads = _PairGradients.apply(*_fold(info, in_dims, inputs[:5]), *inputs[5:])
         return tuple(
