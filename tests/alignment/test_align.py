@@ -55,7 +55,7 @@ def pair(motion, *batch, channels=1, seed=0, dtype=torch.float64):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_baker_and_matthews_trials_at_sigma_4(camera, dtype):
     template, true, start = trials(camera, 4)
-    found = align(template.to(dtype), camera.to(dtype), initial=start, iterations=50)
+    found = align(template.to(dtype), camera.to(dtype), initial=start, levels=1, iterations=50)
     good = corner_error(found.matrix, true) < 0.01
     assert good.sum() >= 97
     assert not (found.converged & ~good).any()
@@ -65,7 +65,7 @@ def test_baker_and_matthews_trials_at_sigma_4(camera, dtype):
 def test_scenario_of_the_question(camera, algorithm):
     cut = camera[:, 100:200, 100:200]
     start = translation(90, 90)
-    found = align(cut, camera, initial=start, algorithm=algorithm)
+    found = align(cut, camera, initial=start, algorithm=algorithm, levels=1)
     assert found.converged
     assert corner_error(found.matrix, translation(100, 100)) < 0.01
 
@@ -143,7 +143,14 @@ def test_frequency_of_convergence(camera, motion):
         cut, true, start = trials(camera, sigma, motion=motion)
         for algorithm, fraction in zip(("inverse_compositional", "esm"), fractions, strict=True):
             found = align(
-                cut, camera, motion=motion, algorithm=algorithm, initial=start, iterations=15, tol=0
+                cut,
+                camera,
+                motion=motion,
+                algorithm=algorithm,
+                initial=start,
+                levels=1,
+                iterations=15,
+                tol=0,
             )
             good = corner_error(found.matrix, true) < 1
             assert good.double().mean() >= fraction, (sigma, algorithm)
@@ -152,7 +159,7 @@ def test_frequency_of_convergence(camera, motion):
 @algorithms
 def test_five_iterations_at_sigma_2(camera, algorithm):
     cut, true, start = trials(camera, 2, 40)
-    found = align(cut, camera, algorithm=algorithm, initial=start, iterations=5)
+    found = align(cut, camera, algorithm=algorithm, initial=start, levels=1, iterations=5)
     assert corner_error(found.matrix, true).mean() < 1e-3
 
 
@@ -174,7 +181,7 @@ def test_the_hessian_of_inverse_compositional_is_summed_once(camera, monkeypatch
     monkeypatch.setattr(template, "gauss_newton_matrix", counted)
     monkeypatch.setattr(steps, "gauss_newton_matrix", counted)
     cut, _, start = trials(camera, 2, 3)
-    aligner = LucasKanadeAligner(cut)
+    aligner = LucasKanadeAligner(cut, levels=1)
     assert len(calls) == 1
     assert aligner(camera, start).iterations.max() > 2
     aligner(camera, start)
@@ -202,7 +209,13 @@ def test_forward_additive_is_the_textbooks(camera):
         descent = (slopes[:, None] @ motion_jacobian(points, p, "homography"))[:, 0]
         p = p + torch.linalg.solve(descent.mT @ descent, descent.mT @ (cut.flatten() - seen[0]))
         found = align(
-            cut, camera, algorithm="forward_additive", initial=start, iterations=count, tol=0
+            cut,
+            camera,
+            algorithm="forward_additive",
+            initial=start,
+            levels=1,
+            iterations=count,
+            tol=0,
         )
         expected = frame @ motion_matrix(p, "homography") @ torch.linalg.inv(to_pixels)
         assert_close(found.matrix, expected / expected[2, 2], 1e-8)
@@ -243,12 +256,14 @@ def test_the_result_stays_in_the_group_of_the_start(motion, algorithm):
 
 def test_converged_means_what_it_says(camera):
     cut, _, start = trials(camera, 10, 60)
-    found = align(cut, camera, initial=start, iterations=12, tol=0.05)
-    initial_error = align(cut, camera, initial=start, iterations=1, tol=0, gradient="none").error
+    found = align(cut, camera, initial=start, levels=1, iterations=12, tol=0.05)
+    initial_error = align(
+        cut, camera, initial=start, levels=1, iterations=1, tol=0, gradient="none"
+    ).error
     assert {int(s) for s in found.status.unique()} >= {0, 1}
     for i in found.converged.nonzero()[:10, 0].tolist():
         count = int(found.iterations[i])
-        before = align(cut[i], camera, initial=start, iterations=count - 1, tol=1e-300)
+        before = align(cut[i], camera, initial=start, levels=1, iterations=count - 1, tol=1e-300)
         moved = warp_points(corners_of(100), found.matrix[i]) - warp_points(
             corners_of(100), before.matrix
         )
@@ -269,7 +284,7 @@ def error_at(cut, image, matrix):
 
 def test_otherwise_the_iterate_of_least_error_comes_back(camera):
     cut, _, start = trials(camera, 14, 40, seed=3)
-    found = align(cut, camera, initial=start, iterations=10, tol=0)
+    found = align(cut, camera, initial=start, levels=1, iterations=10, tol=0)
     assert not found.converged.any()
     assert torch.isfinite(found.matrix).all()
     before = torch.stack([error_at(c, camera, start) for c in cut])
@@ -278,7 +293,9 @@ def test_otherwise_the_iterate_of_least_error_comes_back(camera):
     assert (now <= before + 1e-15).all()
     for i in range(3):
         path = [
-            error_at(cut[i], camera, align(cut[i], camera, initial=start, iterations=n).matrix)
+            error_at(
+                cut[i], camera, align(cut[i], camera, initial=start, levels=1, iterations=n).matrix
+            )
             for n in range(1, 11)
         ]
         assert now[i] <= min(path) + 1e-12
@@ -287,7 +304,7 @@ def test_otherwise_the_iterate_of_least_error_comes_back(camera):
 def test_error_is_the_residual_of_the_pixels_that_count(camera):
     cut, _, start = trials(camera, 2, 1)
     noisy = cut + 0.05 * torch.randn(cut.shape, dtype=cut.dtype)
-    found = align(noisy, camera, initial=start)
+    found = align(noisy, camera, initial=start, levels=1)
     assert found.converged
     assert_close(found.error[0], error_at(noisy[0], camera, found.matrix[0]), 1e-12)
     assert abs(found.error[0] - 0.05) < 0.005
@@ -449,7 +466,7 @@ def test_a_batch_is_its_samples(camera, algorithm, tol):
     cut[3] = 0.5
     start = start.repeat(16, 1, 1)
     start[5, 0, 2] += 900
-    options = {"algorithm": algorithm, "iterations": 12, "tol": tol}
+    options = {"algorithm": algorithm, "iterations": 12, "tol": tol, "levels": 1}
     together = align(cut, camera, initial=start, **options)
     assert {0, 3, 4} <= {*together.status.tolist(), *([0] if tol == 0 else [])}
     for i in range(16):

@@ -16,6 +16,7 @@ from torchops._common.checks import (
 )
 from torchops._common.precision import compute_dtype
 from torchops.alignment.motion import check_matrix
+from torchops.alignment.pyramid import smaller, smaller_templates
 from torchops.alignment.steps import Problem
 from torchops.alignment.template import Template, prepare_image, prepare_template
 
@@ -96,18 +97,25 @@ class Pair(NamedTuple):
     def problem(self, motion: str, algorithm: str, prepared: Template | None) -> Problem:
         """Prepare both images; ``prepared`` are the terms of the template, if they are there."""
         if prepared is None:
-            prepared = prepare(self.template, self.template_mask, motion, self.batch)
-        values, mask = _flatten(self.batch, self.image, self.image_mask)
-        assert values is not None
+            prepared = prepare(self.template, self.template_mask, motion, 1, self.batch)[0]
+        values, mask = self._image()
+        slopes = algorithm == "forward_additive"
         return Problem(
             prepared,
-            prepare_image(
-                values.to(compute_dtype(values)), mask, gradients=algorithm == "forward_additive"
-            ),
+            prepare_image(values, mask, gradients=slopes),
             prepared.grid.from_pixels(self.start),
             motion,
             algorithm,
         )
+
+    def smaller_images(self, levels: int) -> list[Tensor]:
+        """Return the image at levels 1 to ``levels - 1``."""
+        return smaller(*self._image(), levels)
+
+    def _image(self) -> tuple[Tensor, Tensor | None]:
+        values, mask = _flatten(self.batch, self.image, self.image_mask)
+        assert values is not None
+        return values.to(compute_dtype(values)), mask
 
     def with_inputs(self, change: Callable[[Tensor], Tensor]) -> "Pair":
         """Apply a function to the tensors that gradients go to."""
@@ -116,8 +124,14 @@ class Pair(NamedTuple):
         )
 
 
-def prepare(template: Tensor, mask: Tensor | None, motion: str, batch: torch.Size) -> Template:
-    """Compute the terms of a template for a batch."""
+def prepare(
+    template: Tensor, mask: Tensor | None, motion: str, levels: int, batch: torch.Size
+) -> list[Template]:
+    """Compute the terms of a template for a batch, level by level."""
     values, mask = _flatten(batch, template, mask)
     assert values is not None
-    return prepare_template(values.to(compute_dtype(values)), mask, motion)
+    values = values.to(compute_dtype(values))
+    return [
+        prepare_template(values, mask, motion),
+        *smaller_templates(values, mask, motion, levels),
+    ]

@@ -60,7 +60,7 @@ class State(NamedTuple):
     corners: Tensor
 
 
-def _measure(problem: Problem, view: View) -> Tensor:
+def measure(problem: Problem, view: View) -> Tensor:
     """Return the root mean square residual (B,), inf where too little of the template is seen."""
     number = view.counts.sum((-3, -2, -1))
     residual = view.residual.detach()
@@ -76,11 +76,11 @@ def noise_floor(template: Template) -> Tensor:
     return template.number * (8 * eps * template.amplitude * template.grid.scale) ** 2
 
 
-def _begin(problem: Problem) -> tuple[State, View]:
+def _begin(problem: Problem, initial_error: Tensor | None) -> tuple[State, View]:
     template, batch, device = problem.template, problem.start.shape[0], problem.start.device
     increment = torch.eye(3, dtype=torch.float64, device=device).expand(batch, 3, 3)
     view = look(problem, increment)
-    error = _measure(problem, view)
+    error = measure(problem, view)
     points, proper = corners(problem, increment)
     seen = torch.isfinite(error) & proper
     status = torch.where(
@@ -98,7 +98,10 @@ def _begin(problem: Problem) -> tuple[State, View]:
     status = torch.where(seen & singular, int(AlignmentStatus.SINGULAR), status)
     seen = seen & ~singular
     count = torch.zeros(batch, dtype=torch.long, device=device)
-    return State(increment, increment, error, error, error, status, count, seen, points), view
+    if initial_error is None:
+        initial_error = error
+    state = State(increment, increment, error, initial_error, error, status, count, seen, points)
+    return state, view
 
 
 def _slack(template: Template) -> Tensor:
@@ -121,7 +124,7 @@ def _advance(
     increment = torch.where(moving[:, None, None], candidate, state.increment)
 
     view = look(problem, increment)
-    error = _measure(problem, view)
+    error = measure(problem, view)
     lost = moving & ~torch.isfinite(error)
     moving = moving & ~lost
     distance = (points - state.corners).square().sum(-2).amax(-1).sqrt()
@@ -161,8 +164,8 @@ def _finish(problem: Problem, state: State) -> State:
     return state._replace(status=status, best=best)
 
 
-def _iterate(problem: Problem, iterations: int, tol: float) -> State:
-    state, view = _begin(problem)
+def _iterate(problem: Problem, iterations: int, tol: float, initial_error: Tensor | None) -> State:
+    state, view = _begin(problem, initial_error)
     for _ in range(iterations):
         whole = False
         if tol > 0:  # the one place that waits for the device
@@ -174,17 +177,21 @@ def _iterate(problem: Problem, iterations: int, tol: float) -> State:
     return _finish(problem, state)
 
 
-def iterate(problem: Problem, iterations: int, tol: float) -> State:
+def iterate(
+    problem: Problem, iterations: int, tol: float, initial_error: Tensor | None = None
+) -> State:
     """Run the batch until every sample has ended, or for all ``iterations`` if ``tol`` is 0.
 
+    ``initial_error`` (B,) is what the error at the end is held against, if not that of the start.
     On a CPU the batch is run in pieces whose images stay in the cache.
     """
     batch = problem.start.shape[0]
     piece = max(1, CACHED_VALUES // math.prod(problem.template.values.shape[1:]))
     if problem.start.device.type != "cpu" or torch.compiler.is_compiling() or batch <= piece:
-        return _iterate(problem, iterations, tol)
-    parts = [
-        _iterate(problem.rows(slice(first, first + piece)), iterations, tol)
-        for first in range(0, batch, piece)
-    ]
+        return _iterate(problem, iterations, tol, initial_error)
+    parts = []
+    for first in range(0, batch, piece):
+        rows = slice(first, first + piece)
+        error = None if initial_error is None else initial_error[rows]
+        parts.append(_iterate(problem.rows(rows), iterations, tol, error))
     return State(*(torch.cat(field) for field in zip(*parts, strict=True)))

@@ -19,9 +19,10 @@ from torchops._common.checks import (
 from torchops._common.precision import compute_dtype, no_autocast
 from torchops.alignment.arguments import Pair, check_mask, check_pair, prepare
 from torchops.alignment.implicit import FirstOrder, attach
-from torchops.alignment.iteration import AlignmentStatus, iterate
+from torchops.alignment.iteration import AlignmentStatus, iterate, measure
 from torchops.alignment.motion import check_motion
-from torchops.alignment.steps import ALGORITHMS, scaled_to_one
+from torchops.alignment.pyramid import coarse_increment, default_levels
+from torchops.alignment.steps import ALGORITHMS, Problem, look, scaled_to_one
 from torchops.alignment.template import Template
 
 GRADIENTS = ("implicit", "unroll", "none")
@@ -62,11 +63,14 @@ def _needs_gradient(*tensors: Tensor) -> bool:
 class _Options(NamedTuple):
     motion: str
     algorithm: str
+    levels: int | None
     iterations: int
     tol: float
     gradient: str
 
     def check(self) -> "_Options":
+        if self.levels is not None:
+            check_integer("levels", self.levels, minimum=1)
         check_motion(self.motion)
         check_choice("algorithm", self.algorithm, ALGORITHMS)
         check_integer("iterations", self.iterations, minimum=1)
@@ -75,8 +79,37 @@ class _Options(NamedTuple):
         return self
 
 
+def _from_coarse(
+    pair: Pair, options: _Options, prepared: list[Template] | None
+) -> tuple[Pair, Problem, Tensor | None]:
+    """Move the start by what the coarse levels find.
+
+    Returns the arguments with that start, the problem they pose at full size, without a graph, and
+    the error at the given start, None if it did not move.
+    """
+    constant = pair.with_inputs(Tensor.detach)
+    size = pair.template.shape[-2:]
+    levels = default_levels(*size) if options.levels is None else options.levels
+    if prepared is None:
+        prepared = prepare(
+            constant.template, pair.template_mask, options.motion, levels, pair.batch
+        )
+    problem = constant.problem(*options[:2], prepared[0])
+    if levels == 1:
+        return pair, problem, None
+    identity = torch.eye(3, dtype=torch.float64, device=problem.start.device)
+    initial_error = measure(problem, look(problem, identity))
+    increment = coarse_increment(
+        problem, prepared[1:], constant.smaller_images(levels), options.iterations, options.tol
+    )
+    with torch.enable_grad():
+        pair = pair._replace(start=scaled_to_one(pair.start @ increment))
+    start = problem.template.grid.from_pixels(pair.start.detach())
+    return pair, problem._replace(start=start), initial_error
+
+
 def _solve(
-    pair: Pair, initial: Tensor | None, options: _Options, prepared: Template | None
+    pair: Pair, initial: Tensor | None, options: _Options, prepared: list[Template] | None
 ) -> Alignment:
     """Align; ``prepared`` are the terms of the template, if they are there already."""
     device, dtype = pair.image.device, compute_dtype(pair.image)
@@ -88,15 +121,13 @@ def _solve(
     pair = pair._replace(start=start)
     wanted = options.gradient != "none" and _needs_gradient(pair.template, pair.image, start)
 
+    with torch.no_grad():
+        pair, problem, initial_error = _from_coarse(pair, options, prepared)
     if wanted and options.gradient == "unroll":
-        problem = pair.problem(*options[:2], None if pair.template.requires_grad else prepared)
-        state = iterate(problem, options.iterations, options.tol)
-        increment = state.best
-    else:
-        with torch.no_grad():
-            problem = pair.with_inputs(Tensor.detach).problem(*options[:2], prepared)
-            state = iterate(problem, options.iterations, options.tol)
-        increment = state.best
+        problem = pair.problem(*options[:2], None)
+    with torch.set_grad_enabled(wanted and options.gradient == "unroll"):
+        state = iterate(problem, options.iterations, options.tol, initial_error)
+    increment = state.best
     found = state.status <= int(AlignmentStatus.ITERATION_LIMIT)
     if wanted and options.gradient == "implicit":
         pair = pair.with_inputs(FirstOrder.apply)
@@ -125,6 +156,7 @@ def align(
     motion: str = "homography",
     algorithm: str = "inverse_compositional",
     initial: Float[Tensor, "*#batch 3 3"] | None = None,
+    levels: int | None = None,
     iterations: int = 50,
     tol: float = 1e-3,
     template_mask: Bool[Tensor, "*#batch 1 h w"] | None = None,
@@ -135,8 +167,8 @@ def align(
 
     Minimises ``sum_x (image(W x) - template(x))^2`` over the warps W = initial D with D in the
     motion group, over the pixels x that count and fall inside the image. Out-of-view pixels and
-    pixels with a NaN leave the sums. It works on the images as they come: blur them first (sigma 1)
-    to widen the basin of attraction, and start within about a tenth of the template's size.
+    pixels with a NaN leave the sums. The full size works on the images as they come: blurring them
+    first (sigma 1) widens the basin of attraction and smooths the cost.
 
     =======================  ====================================  ===========================
     algorithm                linearises with the gradient of       update
@@ -160,7 +192,12 @@ def align(
         algorithm: See the table.
         initial: (*batch, 3, 3) start, template pixels to image pixels; None is the identity. It
             need not belong to the motion group: a translation then refines a given rotation.
-        iterations: The most updates that are made.
+        levels: How many sizes of the images to go through, each half of the one before; 1 is the
+            full size only. None takes as many as leave the template's shorter side 24 pixels (3 at
+            100 x 100), for starts up to a fifth of the template's side away. What a coarse level
+            finds is dropped where it raises the error of the next.
+        iterations: The most updates that are made at each level; the result counts those at the
+            full size.
         tol: A sample stops when an update moves every template corner by less, in pixels. The
             default ends near 1e-3 px, well below what noise leaves. 0 makes all iterations for
             all samples without ever waiting for the device, which compiles, exports and runs
@@ -184,7 +221,8 @@ def align(
         SINGULAR or OUT_OF_VIEW. "implicit" is the derivative of the solution, also where the
         residual is not zero; it takes one P x P solve and one backward pass, is exact once the
         iteration has settled, and of first order (a second derivative raises). "unroll" is the
-        derivative of the iterations as they ran, of any order; memory grows with their number.
+        derivative of the iterations at the full size as they ran, of any order; memory grows with
+        their number.
         Bilinear interpolation makes both jump where a pixel's position crosses a row or column.
 
     References:
@@ -200,7 +238,7 @@ def align(
         >>> found.converged.item(), found.matrix[:2, 2].round(decimals=2)
         (True, tensor([12., 10.]))
     """
-    options = _Options(motion, algorithm, iterations, tol, gradient).check()
+    options = _Options(motion, algorithm, levels, iterations, tol, gradient).check()
     batch = check_pair(template, image, initial, template_mask, image_mask)
     pair = Pair(template, image, template, template_mask, image_mask, batch)
     with no_autocast(image):
@@ -229,12 +267,13 @@ class LucasKanadeAligner(nn.Module):
         template_mask: Bool[Tensor, "*mask_batch 1 h w"] | None = None,
         motion: str = "homography",
         algorithm: str = "inverse_compositional",
+        levels: int | None = None,
         iterations: int = 50,
         tol: float = 1e-3,
         gradient: str = "implicit",
     ) -> None:
         super().__init__()
-        self.options = _Options(motion, algorithm, iterations, tol, gradient).check()
+        self.options = _Options(motion, algorithm, levels, iterations, tol, gradient).check()
         check_image("template", template)
         check_mask("template_mask", template_mask, template)
         check_same_device(template=template, template_mask=template_mask)
@@ -248,8 +287,13 @@ class LucasKanadeAligner(nn.Module):
             shapes["template_mask"] = self.template_mask.shape[:-3]
         self._batch = broadcast_batch(**shapes)
         with torch.no_grad(), no_autocast(self.template):
+            levels = self.options.levels or default_levels(*self.template.shape[-2:])
             self._terms = prepare(
-                self.template.detach(), self.template_mask, self.options.motion, self._batch
+                self.template.detach(),
+                self.template_mask,
+                self.options.motion,
+                levels,
+                self._batch,
             )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LucasKanadeAligner":

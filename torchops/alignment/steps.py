@@ -115,7 +115,7 @@ def right_hand_side(problem: Problem, view: View) -> Tensor:
     return steepest_descent_vector(gradient, view.residual, problem.template.basis)
 
 
-def _adjugate(matrix: Tensor) -> Tensor:
+def adjugate(matrix: Tensor) -> Tensor:
     """Return the inverse times the determinant: the inverse, for a homography."""
     a, b, c = matrix.unbind(-1)
     cross = torch.linalg.cross
@@ -150,7 +150,7 @@ def updated(problem: Problem, increment: Tensor, step: Tensor) -> Tensor:
     if problem.algorithm == "forward_additive":
         return _add(increment, -step, problem.motion)
     if problem.algorithm == "inverse_compositional":
-        return scaled_to_one(increment @ _adjugate(build_matrix(step, problem.motion)))
+        return scaled_to_one(increment @ adjugate(build_matrix(step, problem.motion)))
     return scaled_to_one(increment @ build_matrix(-step, problem.motion))
 
 

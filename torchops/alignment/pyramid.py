@@ -1,0 +1,116 @@
+"""Coarse to fine: find the large motions on small images first.
+
+Level l has half the size of level l - 1, pixel edges aligned; masked pixels are NaN and leave the
+blur, so a hole stays a hole of its size.
+"""
+
+import torch
+from torch import Tensor
+
+from torchops._common.smoothing import gaussian_blur, resize
+from torchops.alignment.iteration import AlignmentStatus, iterate, measure
+from torchops.alignment.steps import Problem, adjugate, look, scaled_to_one
+from torchops.alignment.template import Template, prepare_image, prepare_template
+
+SMALLEST_SIDE = 24
+
+
+def default_levels(height: int, width: int) -> int:
+    """Return as many levels as leave the shorter side of the template at least 24 pixels."""
+    levels = 1
+    while min(height, width) >= SMALLEST_SIDE * 2**levels:
+        levels += 1
+    return levels
+
+
+def _halve(values: Tensor) -> Tensor:
+    counts = torch.isfinite(values).all(-3, keepdim=True)
+    size = ((values.shape[-2] + 1) // 2, (values.shape[-1] + 1) // 2)
+    weight = resize(gaussian_blur(counts.to(values.dtype), 1.0), size)
+    total = resize(gaussian_blur(torch.where(counts, values, 0), 1.0), size)
+    seen = weight > 0.5
+    return torch.where(seen, total / torch.where(seen, weight, 1), torch.nan)
+
+
+def smaller(values: Tensor, mask: Tensor | None, levels: int) -> list[Tensor]:
+    """Return levels 1 to ``levels - 1`` of images (B, C, H, W), NaN where nothing counts."""
+    if mask is not None:
+        values = torch.where(mask, values, torch.nan)
+    pyramid = [values]
+    for _ in range(levels - 1):
+        pyramid.append(_halve(pyramid[-1]))
+    return pyramid[1:]
+
+
+def smaller_templates(
+    values: Tensor, mask: Tensor | None, motion: str, levels: int
+) -> list[Template]:
+    """Return the terms of a template at levels 1 to ``levels - 1``, and those of a translation.
+
+    At the coarsest level a translation goes first: with few pixels and a start far off, the other
+    parameters explain the shift by a distortion.
+    """
+    pyramid = smaller(values, mask, levels)
+    templates = [prepare_template(level, None, motion) for level in pyramid]
+    if levels > 1:
+        templates.append(prepare_template(pyramid[-1], None, "translation"))
+    return templates
+
+
+def _rescale(matrix: Tensor, template: tuple[float, float], image: tuple[float, float]) -> Tensor:
+    """Make a warp act on templates and images whose sides are (height, width) times as long."""
+    a, b, c = matrix.unbind(-1)
+    (t_y, t_x), (i_y, i_x) = template, image
+    # x' = (x + 0.5) * scale - 0.5 on either side
+    a, b = a / t_x, b / t_y
+    c = c - a * (t_x - 1) / 2 - b * (t_y - 1) / 2
+    u, v, w = torch.stack([a, b, c], -1).unbind(-2)
+    return torch.stack([u * i_x + w * (i_x - 1) / 2, v * i_y + w * (i_y - 1) / 2, w], -2)
+
+
+def _ratio(small: Tensor, large: Tensor) -> tuple[float, float]:
+    return small.shape[-2] / large.shape[-2], small.shape[-1] / large.shape[-1]
+
+
+def coarse_increment(
+    problem: Problem, templates: list[Template], images: list[Tensor], iterations: int, tol: float
+) -> Tensor:
+    """Align from the coarsest level to level 1, from the start of ``problem``, level 0.
+
+    A level's result is dropped where it raises the error of the next finer level.
+
+    Returns:
+        (B, 3, 3) acting on template pixels, to go after the start; the identity where no level
+        helped.
+    """
+    start = problem.template.grid.to_pixels(problem.start)
+    best = start
+    slopes = problem.algorithm == "forward_additive"
+    images = [prepare_image(i, None, gradients=slopes) for i in [*images, images[-1]]]
+    motions = [problem.motion] * (len(images) - 1) + ["translation"]
+    levels = [problem] + [
+        problem._replace(template=t, image=i, motion=m)
+        for t, i, m in zip(templates, images, motions, strict=True)
+    ]
+
+    def at(level: Problem, matrix: Tensor) -> Problem:
+        template = _ratio(level.template.values, problem.template.values)
+        scaled = _rescale(matrix, template, _ratio(level.image, problem.image))
+        return level._replace(start=level.template.grid.from_pixels(scaled))
+
+    identity = torch.eye(3, dtype=torch.float64, device=start.device).expand_as(start)
+    for coarse, fine in zip(levels[:0:-1], levels[-2::-1], strict=True):
+        state = iterate(at(coarse, best), iterations, tol)
+        moved = at(coarse, best).start @ state.best
+        moved = coarse.template.grid.to_pixels(moved)
+        template = _ratio(problem.template.values, coarse.template.values)
+        moved = scaled_to_one(_rescale(moved, template, _ratio(problem.image, coarse.image)))
+        before, after = (
+            measure(at(fine, matrix), look(at(fine, matrix), identity)) for matrix in (best, moved)
+        )
+        lower = (state.status <= int(AlignmentStatus.ITERATION_LIMIT)) & (after < before)
+        best = torch.where(lower[:, None, None], moved, best)
+    inverse = adjugate(start)
+    determinant = (inverse[:, 2] * start[:, :, 2]).sum(-1)
+    moved = (best != start).flatten(-2).any(-1) & (determinant.abs() > 1e-9)
+    return torch.where(moved[:, None, None], scaled_to_one(inverse @ best), identity)
