@@ -1,10 +1,13 @@
 """Sampling at pixel coordinates, against grid_sample, SciPy and closed forms."""
 
+import numpy as np
 import pytest
 import torch
 from helpers import assert_close, smooth_image
+from scipy.ndimage import map_coordinates
 
 from torchops._common.sampling import inside, reflect_index, sample_at
+from torchops._common.smoothing import spline_coefficients
 
 
 def grid(height, width, dtype=torch.float64):
@@ -104,3 +107,11 @@ def test_vmap_and_compile_see_the_same_values():
     expected = sample_at(image, x, y, border="reflect")
     mapped = torch.func.vmap(lambda i, x, y: sample_at(i, x, y, border="reflect"))(image, x, y)
     assert_close(mapped, expected, 1e-14)
+
+
+def test_spline_agrees_with_scipy():
+    image = smooth_image(2, 15, 18)
+    x, y = 17 * torch.rand(40, dtype=torch.float64), 14 * torch.rand(40, dtype=torch.float64)
+    expected = [map_coordinates(c, [y, x], order=3, mode="mirror") for c in image.numpy()]
+    actual = sample_at(spline_coefficients(image), x, y, mode="spline", border="reflect")
+    assert_close(actual, torch.from_numpy(np.stack(expected)), 1e-6)

@@ -89,7 +89,8 @@ def lucas_kanade(
         initial: Flow (*batch, 2, H, W) to start from, in pixels; entries that are not finite count
             as 0. Default 0.
         mask: (*batch, 1, H, W), boolean or float weights in [0, 1]: which pixels of ``reference``
-            count. The flow at the others comes from their neighbours.
+            count. The others take the flow of the pixels in their window, and beyond it that of the
+            coarser levels.
         gradient: "unroll" differentiates through every iteration; "last" through the last one
             only, with the memory of one iteration ("initial" then gets gradient 0); "none" not at
             all.
