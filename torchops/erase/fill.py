@@ -162,13 +162,26 @@ def _fill_masked(
         mask = boxes_to_mask(boxes, height, width)
         if isinstance(fill, str):
             shape = torch.broadcast_shapes(mask.shape, image.shape)
-            return torch.where(mask, _random(shape, image, generator), image)
-        return torch.where(mask, fill, image)
+            return _select(mask, _random(shape, image, generator), image)
+        return _select(mask, fill, image)
     rows, columns = box_spans(boxes, height, width)
     for i in range(boxes.shape[-2]):
         inside = rows[..., i, None, :, None] & columns[..., i, None, None, :]
-        image = torch.where(inside, fill[..., i, :, None, None], image)
+        image = _select(inside, fill[..., i, :, None, None], image)
     return image
+
+
+def _select(inside: Tensor, fill: float | int | Tensor, image: Tensor) -> Tensor:
+    """Return ``fill`` inside and ``image`` elsewhere, in the dtype of the image."""
+    signed = _SIGNED.get(image.dtype)
+    if signed is None:
+        return torch.where(inside, fill, image)
+    # Not every PyTorch selects wide unsigned numbers; their bits travel as signed ones.
+    values = torch.as_tensor(fill, dtype=image.dtype, device=image.device)
+    return torch.where(inside, values.view(signed), image.view(signed)).view(image.dtype)
+
+
+_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
 
 def _random(shape: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:
