@@ -53,6 +53,18 @@ def test_function_transforms(algorithm, gradient):
     assert_close(rows, expected[0], 1e-9)
 
 
+def test_levels_under_vmap():
+    cut, image = batch()
+
+    def two_levels(cut, image):
+        return align(cut, image, initial=START, levels=2, iterations=2, tol=0).matrix
+
+    expected = two_levels(cut, image)
+    assert_close(torch.func.vmap(two_levels)(cut, image), expected, 1e-9)
+    one = align(cut, image, initial=START, levels=1, iterations=2, tol=0).matrix
+    assert (expected - one).abs().max() > 1e-6
+
+
 def test_autocast(device):
     cut, image = (t.float().to(device) for t in batch())
     expected = align(cut, image, initial=START.to(device), tol=0, iterations=3)

@@ -79,6 +79,7 @@ CASES = {
         r"iterations must be an integer >= 1, got 0",
     ),
     "iterations type": (aligned(iterations=2.0), TypeError, r"iterations must be an integer >= 1"),
+    "levels": (aligned(levels=0), ValueError, r"levels must be an integer >= 1, got 0"),
     "tol": (aligned(tol=-1e-3), ValueError, r"tol must be a finite number >= 0, got -0.001"),
     "tol nan": (aligned(tol=float("nan")), ValueError, r"tol must be a finite number >= 0"),
     "initial shape": (

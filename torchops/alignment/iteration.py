@@ -32,7 +32,7 @@ class AlignmentStatus(IntEnum):
     error is not above the initial one.
     ITERATION_LIMIT: all iterations were used; always so with ``tol=0``, which tests nothing.
     DIVERGED: the iteration settled or ended at a higher error than it started from, or a warp
-    became infinite, mirrored the template or moved a corner behind the horizon.
+    became infinite, mirrored or collapsed the template or moved a corner behind the horizon.
     SINGULAR: the pixels do not determine the motion (a constant template, stripes), so there is
     no update.
     OUT_OF_VIEW: less than a tenth of the template's counting pixels fell on pixels of the image

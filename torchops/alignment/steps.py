@@ -157,14 +157,20 @@ def updated(problem: Problem, increment: Tensor, step: Tensor) -> Tensor:
 def corners(problem: Problem, increment: Tensor) -> tuple[Tensor, Tensor]:
     """Return the template's corners in the image (B, 2, 4), and whether the warp is proper (B,).
 
-    Proper: finite, not mirrored against the start, all corners before the horizon.
+    Proper: finite, not mirrored against the start, not shrunk a thousandfold or more at the
+    centre, all corners before the horizon.
     """
     x, y = problem.template.grid.x, problem.template.grid.y[:, 0]
     x = torch.stack([x[0], x[-1], x[0], x[-1]])
     y = torch.stack([y[0], y[0], y[-1], y[-1]])
-    u, v, before = apply_matrix(problem.start @ increment, x, y)
+    matrix = problem.start @ increment
+    u, v, before = apply_matrix(matrix, x, y)
     points = torch.stack([u, v], -2)
-    a, b, c = increment.unbind(-1)
-    upright = (torch.linalg.cross(a, b) * c).sum(-1) > 0
-    proper = before.all(-1) & upright & torch.isfinite(points).flatten(-2).all(-1)
-    return points, proper
+    finite = before.all(-1) & torch.isfinite(points).flatten(-2).all(-1)
+    area = _determinant(matrix) / matrix[:, 2, 2] ** 3 / problem.template.grid.scale**2
+    return points, finite & (_determinant(increment) > 0) & (area.abs() > 1e-6)
+
+
+def _determinant(matrix: Tensor) -> Tensor:
+    a, b, c = matrix.unbind(-1)
+    return (torch.linalg.cross(a, b) * c).sum(-1)
