@@ -79,7 +79,7 @@ def test_autocast(device):
     ("algorithm", "dynamic"),
     [
         ("inverse_compositional", False),
-        ("inverse_compositional", True),
+        pytest.param("inverse_compositional", True, marks=pytest.mark.slow),
         pytest.param("esm", False, marks=pytest.mark.slow),
         pytest.param("esm", True, marks=pytest.mark.slow),
         pytest.param("forward_compositional", True, marks=pytest.mark.slow),
