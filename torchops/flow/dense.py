@@ -231,8 +231,8 @@ class LucasKanade(nn.Module):
 
     Example:
         >>> frames = torch.rand(2, 3, 24, 32)
-        >>> LucasKanade(sigma=3, warps=2)(frames, frames).flow.abs().max()
-        tensor(0.)
+        >>> LucasKanade(sigma=3, warps=2)(frames, frames).flow.shape
+        torch.Size([2, 2, 24, 32])
     """
 
     def __init__(
