@@ -77,7 +77,7 @@ def lucas_kanade(
     Args:
         reference: Frame (*batch, C, H, W), floating or uint8, in any units (a common gain or
             offset changes nothing). Channels are weighed equally. For photographs prefer gray
-            frames: colour planes are often noisy (error 0.24 px gray, 0.34 px RGB on Venus) and
+            frames: colour planes are often noisy (error 0.24 px gray, 0.33 px RGB on Venus) and
             cost three times as much.
         moving: Second frame, floating or uint8 like ``reference``, same C, H, W. Leading
             dimensions broadcast.
@@ -103,7 +103,7 @@ def lucas_kanade(
         is the smaller eigenvalue of K[w g g^T] / n^2 and R the weighted mean of |e|^2 / r^2: 0
         without texture in both directions, unchanged by a gain on both frames. The constant
         0.11 is the most likely one on the public pairs RubberWhale and Venus, whose mean rates it
-        meets to 0.01; below 0.7 it is off by up to 0.2 either way, and for other footage it is a
+        meets to 0.01; below 0.7 it is off by up to 0.25 either way, and for other footage it is a
         ranking first.
 
     Raises:
