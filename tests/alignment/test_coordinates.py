@@ -14,7 +14,7 @@ from torchops.alignment.template import image_gradient, prepare_template
 ALGORITHMS = ("forward_additive", "forward_compositional", "inverse_compositional", "esm")
 
 
-def test_the_hessian_of_raw_pixel_coordinates():
+def test_condition_and_closed_form_of_the_hessian():
     cut = gaussian_blur(photograph(), 1.0)[None, :, 206:306, 206:306]
     counts = torch.ones_like(cut, dtype=torch.bool)
     slopes = image_gradient(cut, counts)[0, :, 0].flatten(1).T

@@ -227,11 +227,3 @@ def test_wrong_arguments(case):
     call, error, message = CASES[case]
     with pytest.raises(error, match=message):
         call()
-
-
-def test_uint8_differences_that_wrap():
-    # template - warped on uint8 wraps modulo 256: such images are refused, not misread.
-    dark, bright = torch.full((1, 8, 8), 10).byte(), torch.full((1, 8, 8), 20).byte()
-    assert (dark - bright).max() == 246
-    with pytest.raises(TypeError, match=r"template must be of dtype float16"):
-        align(dark, bright)

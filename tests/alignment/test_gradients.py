@@ -35,7 +35,13 @@ def directional(function, inputs, step=1e-6):
 
 
 @algorithms
-@pytest.mark.parametrize("motion", MOTIONS)
+@pytest.mark.parametrize(
+    "motion",
+    [
+        pytest.param(m, marks=pytest.mark.slow if m in ("euclidean", "similarity") else ())
+        for m in MOTIONS
+    ],
+)
 def test_implicit_gradient_at_a_residual_that_is_not_zero(motion, algorithm):
     cut, image = noisy_pair()
     start = START.clone()

@@ -17,7 +17,7 @@ def camera():
 
 @pytest.mark.parametrize("x", [90, 110])
 @pytest.mark.parametrize("y", [90, 110])
-@pytest.mark.parametrize("sigma", [0.0, 1.0])
+@pytest.mark.parametrize("sigma", [pytest.param(0.0, marks=pytest.mark.slow), 1.0])
 def test_scenario_of_the_question_from_every_side(x, y, sigma):
     image = gaussian_blur(photograph(), sigma)
     found = align(image[:, 100:200, 100:200], image, initial=translation(x, y))
@@ -26,13 +26,13 @@ def test_scenario_of_the_question_from_every_side(x, y, sigma):
 
 
 def test_the_basin_is_wider(camera):
-    cut, true, start = trials(camera, 10, 60)
+    cut, true, start = trials(camera, 10, 40)
     good = [
         corner_error(align(cut, camera, initial=start, levels=n).matrix, true) < 0.01
         for n in (1, 3)
     ]
     assert good[1].sum() > good[0].sum()
-    assert good[1].sum() >= 58
+    assert good[1].sum() >= 39
 
 
 def test_defaults_at_sigma_4(camera):

@@ -122,7 +122,9 @@ def test_layouts():
         assert_close(warp_image(same, W, (9, 7)), expected, 0, name)
 
 
-@pytest.mark.parametrize("border", ["zeros", "replicate", "reflect"])
+@pytest.mark.parametrize(
+    "border", ["zeros", "replicate", pytest.param("reflect", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
 def test_gradients(mode, border):
     image = smooth_image(1, 5, 6).requires_grad_()
