@@ -91,36 +91,46 @@ def countable(
 def normalised(weighted: Tensor, total: Tensor, finite: Tensor) -> Tensor:
     """Divide by the weight sum; 0, with gradient 0, where nothing counts."""
     # Below the smallest normal number the sums have lost their digits. A NaN total stays NaN.
-    some = ~(total < torch.finfo(total.dtype).tiny)
-    return torch.where(some & finite, weighted / torch.where(some, total, 1), 0)
+    some = ~(total < torch.finfo(total.dtype).tiny) & finite
+    return torch.where(some, weighted / torch.where(some, total, 1), 0)
 
 
 def exact_filter(
     batch: Batch, radii: tuple[int, ...], *, window: str, distance: str, border: str
 ) -> Tensor:
     """Filter a batch with one window."""
+    sums, finite = _padded_sums(batch, radii, window, distance, border)
+    sums = crop_image(sums, radii)
+    weighted, total = sums.split([sums.shape[1] - 1, 1], 1)
+    return normalised(weighted, total, finite)
+
+
+def _padded_sums(
+    batch: Batch, radii: tuple[int, ...], window: str, distance: str, border: str
+) -> tuple[Tensor, Tensor]:
+    """Return the weighted values and, as last channel, the weight sums, with their margin.
+
+    And where the guide is finite. A function of its own, so that what it made is freed before its
+    caller divides.
+    """
     values, counts, clean, finite = countable(batch.image, batch.guide, batch.mask)
+    guides_itself = clean is values
     values = pad_image(values, radii, border, 0)
+    clean = values if guides_itself else pad_image(clean, radii, border, 0)
     counts = pad_image(counts, radii, border, 0 if border == "valid_only" else 1)
-    clean = pad_image(clean, radii, border, 0)
-    padded_shape = clean.shape[2:]
-    strides = [math.prod(padded_shape[axis + 1 :]) for axis in range(len(radii))]
-    deltas = half_window(radii, window, strides)
-    exponents = spatial_exponents(radii, batch.sigma_space)
+    sources = torch.cat([values, counts], 1)
+    samples, channels, *padded = sources.shape
+    del values, counts
+    strides = [math.prod(padded[axis + 1 :]) for axis in range(len(radii))]
     sharpness = 1 / (2 * math.log(2) * batch.sigma_range.square())
-    sources = torch.cat([values, counts], 1).flatten(2)
-    channels = values.shape[1]
-    # Without a mask nobody differentiates by the counts.
-    differentiable = channels if batch.mask is None else channels + 1
-    samples = sources.shape[0]
     sums = pair_sums(
-        sources,
+        sources.flatten(2),
         clean.flatten(2),
         sharpness.expand(samples),
-        exponents.expand(samples, -1),
-        deltas,
+        spatial_exponents(radii, batch.sigma_space).expand(samples, -1),
+        half_window(radii, window, strides),
         distance,
-        differentiable,
+        # Without a mask nobody differentiates by the counts.
+        channels - 1 if batch.mask is None else channels,
     )
-    sums = crop_image(sums.unflatten(2, padded_shape), radii)
-    return normalised(sums[:, :channels], sums[:, channels:], finite)
+    return sums.unflatten(2, padded), finite

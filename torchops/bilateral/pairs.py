@@ -312,9 +312,9 @@ def _chunked_gradients(
     upstream, sources, guide, sharpness, exponents = arrays
     grad_sources = upstream[:, :channels].clone(memory_format=torch.contiguous_format)
     grad_guide = torch.zeros_like(guide)
-    # Sums per chunk, added up at the end: no long chain of roundings.
-    grad_sharpness: list[Tensor] = []
-    grad_exponents: list[list[Tensor]] = [[] for _ in deltas]
+    # One sum per offset and quantity; small tensors kept in a list would fragment the heap.
+    grad_sharpness = torch.zeros_like(exponents)
+    grad_exponents = torch.zeros_like(exponents)
     blunt = -sharpness[:, None, None]
     exponent = exponents[..., None, None].unbind(1)
     for here, pairs in _chunks(sources, deltas):
@@ -335,20 +335,17 @@ def _chunked_gradients(
             product = (far_up * near_sources).addcmul_(near_up, sources[..., there])
             shared = product.sum(1, keepdim=True).mul_(weight)
             if needs[2]:
-                grad_sharpness.append(-(squared * shared).sum((1, 2)))
+                grad_sharpness[:, k] -= squared.mul_(shared).sum((1, 2))
             if needs[3]:
-                grad_exponents[k].append(shared.sum(-1))
+                grad_exponents[:, k] += shared.sum((1, 2))
             if needs[1]:
                 slope = difference if distance == "l2" else difference.sign().mul_(length.abs())
                 grad_guide[..., here].addcmul_(shared, slope)
                 grad_guide[..., there].addcmul_(shared, slope, value=-1)
-    nothing = sources.new_zeros(sources.shape[0], 1)
-    columns = [torch.stack(parts).sum(0) if parts else nothing for parts in grad_exponents]
-    total = torch.stack(grad_sharpness).sum(0) if grad_sharpness else nothing[:, 0]
     found = (
         grad_sources,
-        grad_guide * (-2 * math.log(2) * blunt),
-        total * math.log(2),
-        torch.cat([nothing[:, :0], *columns], 1) * math.log(2),
+        grad_guide.mul_(-2 * math.log(2) * blunt),
+        grad_sharpness.sum(1) * math.log(2),
+        grad_exponents * math.log(2),
     )
     return tuple(g for g, need in zip(found, needs, strict=True) if need)
