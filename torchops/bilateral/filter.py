@@ -1,23 +1,22 @@
 """The public bilateral filter: arguments in, method picked, dtype restored."""
 
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from jaxtyping import Bool, Float, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
+from torchops._common.backend import Backend, resolve_backend
 from torchops._common.checks import check_choice, check_tensor
 from torchops._common.precision import no_autocast
 from torchops.bilateral.arguments import (
     by_group,
-    check_sigma,
-    largest_radii,
     make_batch,
-    per_axis,
     restore,
     window_radii,
 )
 from torchops.bilateral.exact import exact_filter
+from torchops.bilateral.fused import exact_filter_fused
 from torchops.bilateral.grid import grid_filter
 
 Image = Float[Tensor, "..."] | UInt8[Tensor, "..."]
@@ -42,6 +41,7 @@ def bilateral_filter(
     mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None,
     spatial_dims: int = 2,
     method: Method = "exact",
+    backend: Backend = "auto",
 ) -> Image:
     """Average every pixel with those neighbours that are both near and similar.
 
@@ -83,6 +83,10 @@ def bilateral_filter(
         method: "exact" or "grid". The grid takes a guide of one channel, the square window, the
             borders "reflect" and "valid_only", and images and volumes.
 
+        backend: "torch", plain PyTorch anywhere; "triton", the GPU kernel of the exact method,
+            with first derivatives only, the same bits in every run; "auto" takes the kernel for
+            tensors on a GPU where Triton is installed.
+
     Returns:
         The shape (leading dimensions broadcast) and dtype of ``image``; uint8 results are rounded
         half to even. A pixel whose guide is not finite counts as masked, and its own output is 0;
@@ -90,15 +94,16 @@ def bilateral_filter(
         guide and a mask above 0 makes its window NaN.
 
     Raises:
+        RuntimeError: If ``backend="triton"`` cannot be had, or is differentiated twice.
         TypeError: If an argument has the wrong type or dtype.
         ValueError: If a shape, a value or a device does not fit; or if ``radius`` is needed while
             the value of a tensor sigma_space cannot be read (torch.compile, export, vmap, CUDA
             graphs): pass ``radius``.
 
     Gradients:
-        To image, guide, float mask and both sigmas, any order. 0 where the output is defined as
-        0. Not smooth: "l1" where two guide values are equal; "grid" where a guide value meets a
-        level of the grid. The radius is a constant.
+        To image, guide, float mask and both sigmas, any order (by the kernel: the first). 0 where
+        the output is defined as 0. Not smooth: "l1" where two guide values are equal; "grid"
+        where a guide value meets a level of the grid. The radius is a constant.
 
     References:
         Tomasi and Manduchi, "Bilateral filtering for gray and color images", 1998.
@@ -112,14 +117,16 @@ def bilateral_filter(
         >>> bilateral_filter(step, 2.0, 0.1)
         tensor([[[0.0326, 0.0559, 0.0295, 0.9705, 0.9441, 0.9674]]])
     """
-    check_options(window, distance, border, spatial_dims, method)
+    check_options(window, distance, border, spatial_dims, method, backend)
     check_tensor("image", image)
+    path = resolve_backend(backend, image)
     with no_autocast(image):
         batch, lead = make_batch(image, guide, mask, sigma_space, sigma_range, spatial_dims)
         radii = window_radii(radius, sigma_space, lead, spatial_dims)
         if method == "exact":
-            exact = partial(exact_filter, window=window, distance=distance, border=border)
-            result = by_group(batch, radii, exact)
+            exact = exact_filter if path == "torch" else exact_filter_fused
+            run = partial(exact, window=window, distance=distance, border=border)
+            result = by_group(batch, radii, run)
         else:
             check_one_channel(batch.guide, guide is None)
             result = by_group(batch, radii, partial(grid_filter, border=border))
@@ -132,6 +139,7 @@ def check_options(
     border: object,
     spatial_dims: object,
     method: object,
+    backend: object,
 ) -> None:
     """Raise unless the options name what `bilateral_filter` knows, and fit the method."""
     check_choice("window", window, ("square", "disc"))
@@ -141,6 +149,8 @@ def check_options(
     check_choice("method", method, ("exact", "grid"))
     if method == "exact":
         return
+    if backend == "triton":
+        raise ValueError(f"backend must be 'auto' or 'torch' for method={method!r}, got 'triton'")
     cure = 'use method="exact"'
     if window != "square":
         raise ValueError(f"window must be 'square' for method={method!r}, got {window!r}: {cure}")
@@ -160,91 +170,4 @@ def check_one_channel(guide: Tensor, own: bool) -> None:
         raise ValueError(
             f"{what} must have 1 channel for a fast method, got {guide.shape[1]}: pass guide= with "
             'one channel (such as the luminance), or method="exact"'
-        )
-
-
-class BilateralFilter(nn.Module):
-    """Apply `bilateral_filter` with fixed options.
-
-    The sigmas are kept as buffers where they are tensors. The radius is fixed here, from the
-    largest sigma_space, so that no call reads a tensor's value.
-
-    Args:
-        sigma_space: As in `bilateral_filter`.
-        sigma_range: As in `bilateral_filter`.
-        radius: As in `bilateral_filter`; default ceil(3 * sigma_space), of the largest sample.
-        window: As in `bilateral_filter`.
-        distance: As in `bilateral_filter`.
-        border: As in `bilateral_filter`.
-        spatial_dims: As in `bilateral_filter`.
-        method: As in `bilateral_filter`.
-
-    Example:
-        >>> import torch
-        >>> smooth = BilateralFilter(2.0, 0.1)
-        >>> smooth(torch.rand(4, 3, 32, 32)).shape
-        torch.Size([4, 3, 32, 32])
-    """
-
-    def __init__(
-        self,
-        sigma_space: Sigma | tuple[Sigma, ...],
-        sigma_range: Sigma,
-        *,
-        radius: int | tuple[int, ...] | None = None,
-        window: Literal["square", "disc"] = "square",
-        distance: Literal["l2", "l1"] = "l2",
-        border: Border = "reflect",
-        spatial_dims: int = 2,
-        method: Method = "exact",
-    ) -> None:
-        super().__init__()
-        check_options(window, distance, border, spatial_dims, method)
-        self.spatial_sigmas = len(sigma_space) if isinstance(sigma_space, tuple) else 1
-        for k, sigma in enumerate(per_axis("sigma_space", sigma_space, spatial_dims)):
-            check_sigma("sigma_space", sigma)
-            if k < self.spatial_sigmas:
-                self._keep(f"sigma_space_{k}", sigma)
-        check_sigma("sigma_range", sigma_range)
-        self._keep("sigma_range", sigma_range)
-        self.radius = largest_radii(radius, sigma_space, spatial_dims)
-        self.window, self.distance, self.border = window, distance, border
-        self.spatial_dims, self.method = spatial_dims, method
-
-    def _keep(self, name: str, sigma: object) -> None:
-        """Keep a number as it is and a tensor as a buffer, which moves with the Module."""
-        if isinstance(sigma, Tensor):
-            self.register_buffer(name, sigma)
-        else:
-            setattr(self, name, sigma)
-
-    def forward(
-        self,
-        image: Image,
-        guide: Image | None = None,
-        mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None,
-    ) -> Image:
-        """Filter ``image``; see `bilateral_filter`."""
-        sigmas: tuple[Any, ...] = tuple(
-            getattr(self, f"sigma_space_{k}") for k in range(self.spatial_sigmas)
-        )
-        return bilateral_filter(
-            image,
-            sigmas if len(sigmas) > 1 else sigmas[0],
-            self.sigma_range,  # type: ignore[arg-type]  # a Module cannot be in its place
-            guide=guide,
-            mask=mask,
-            radius=self.radius,
-            window=self.window,
-            distance=self.distance,
-            border=self.border,
-            spatial_dims=self.spatial_dims,
-            method=self.method,
-        )
-
-    def extra_repr(self) -> str:
-        """Name the options."""
-        return (
-            f"radius={self.radius}, window={self.window!r}, distance={self.distance!r}, "
-            f"border={self.border!r}, spatial_dims={self.spatial_dims}, method={self.method!r}"
         )

@@ -1,0 +1,232 @@
+"""The exact filter by Triton kernels: the registered ops and their derivatives.
+
+The ops carry no autograd formula and run wherever their kernels run. Derivatives are two
+`autograd.Function`s: the forward's, and that of the backward, which refuses a second order.
+Margins are made and folded back inside the ops: what autograd keeps is the image itself, and the
+folding adds in a fixed order, so gradients are the same bits in every run.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from torchops.bilateral.arguments import Batch
+from torchops.bilateral.exact import countable, crop_image, normalised, pad_image
+
+# A guide value so far from all others that its weight is 0, while its square is still a float32.
+FAR = 1e15
+
+_library = torch.library.Library("torchops", "FRAGMENT")
+_library.define(
+    "bilateral_forward(Tensor values, Tensor? counts, Tensor? guide, Tensor rates, int[] radii, "
+    "str border, bool disc, bool l1) -> (Tensor, Tensor)"
+)
+_library.define(
+    "bilateral_backward(Tensor values, Tensor? counts, Tensor? guide, Tensor rates, "
+    "Tensor grad_sums, Tensor grad_total, int[] radii, str border, bool disc, bool l1) "
+    "-> (Tensor, Tensor, Tensor, Tensor)"
+)
+
+
+@torch.library.impl(_library, "bilateral_forward", "CompositeExplicitAutograd")
+def _forward(
+    values: Tensor,
+    counts: Tensor | None,
+    guide: Tensor | None,
+    rates: Tensor,
+    radii: list[int],
+    border: str,
+    disc: bool,
+    l1: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return sum_q w_pq values_q and sum_q w_pq counts_q; None stands for ones, and for values."""
+    from torchops.bilateral.kernels import launch_forward
+
+    values, counts, guide = _with_margins(values, counts, guide, radii, border)
+    return launch_forward(values, counts, guide, rates, radii, disc, l1)
+
+
+@torch.library.impl(_library, "bilateral_backward", "CompositeExplicitAutograd")
+def _backward(
+    values: Tensor,
+    counts: Tensor | None,
+    guide: Tensor | None,
+    rates: Tensor,
+    grad_sums: Tensor,
+    grad_total: Tensor,
+    radii: list[int],
+    border: str,
+    disc: bool,
+    l1: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of values, counts, guide and rates; empty for what is None."""
+    from torchops.bilateral.kernels import launch_backward
+
+    arrays = _with_margins(values, counts, guide, radii, border)
+    *gradients, grad_rates = launch_backward(*arrays, rates, grad_sums, grad_total, radii, disc, l1)
+    first, second, third = (
+        fold_margins(gradient, radii, border) if gradient.ndim > 1 else gradient
+        for gradient in gradients
+    )
+    return first, second, third, grad_rates
+
+
+def _with_margins(
+    values: Tensor, counts: Tensor | None, guide: Tensor | None, radii: list[int], border: str
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Extend the arrays by the radii, so that outside pixels count as the border has it."""
+    drop = border == "valid_only"
+    far = FAR if drop else 0.0
+    return (
+        pad_image(values, tuple(radii), border, far if guide is None else 0.0),
+        None if counts is None else pad_image(counts, tuple(radii), border, 0.0 if drop else 1.0),
+        None if guide is None else pad_image(guide, tuple(radii), border, far),
+    )
+
+
+def fold_margins(gradient: Tensor, radii: list[int], border: str) -> Tensor:
+    """Apply the transpose of `pad_image`: add every margin to the pixels that it repeats."""
+    if border in ("constant", "valid_only"):
+        return crop_image(gradient, tuple(radii)).contiguous()
+    for dim, radius in reversed(list(enumerate(radii, start=gradient.ndim - len(radii)))):
+        size = gradient.shape[dim] - 2 * radius
+        if border == "replicate" or size == 1:
+            before, core, after = gradient.split([radius, size, radius], dim)
+            gradient = core.clone()
+            gradient.select(dim, 0).add_(before.sum(dim))
+            gradient.select(dim, -1).add_(after.sum(dim))
+            continue
+        # A wide margin repeats the image several times: it is peeled from outside, each layer
+        # being what the image and the layers within it can fill in one repetition.
+        edge = 1 if border == "reflect" else 0
+        layers: list[int] = []
+        while sum(layers) < radius:
+            layers.append(min(radius - sum(layers), size + 2 * sum(layers) - edge))
+        for width in reversed(layers):
+            length = gradient.shape[dim] - 2 * width
+            before, core, after = gradient.split([width, length, width], dim)
+            gradient = core.clone()
+            if border == "reflect":
+                gradient.narrow(dim, 1, width).add_(before.flip(dim))
+                gradient.narrow(dim, length - 1 - width, width).add_(after.flip(dim))
+            else:
+                gradient.narrow(dim, length - width, width).add_(before)
+                gradient.narrow(dim, 0, width).add_(after)
+    return gradient
+
+
+@torch.library.register_fake("torchops::bilateral_forward", lib=_library)
+def _forward_fake(
+    values: Tensor, counts: Tensor | None, guide: Tensor | None, rates: Tensor, *_: Any
+) -> tuple[Tensor, Tensor]:
+    return rates.new_empty(values.shape), rates.new_empty(values.shape[0], 1, *values.shape[2:])
+
+
+@torch.library.register_fake("torchops::bilateral_backward", lib=_library)
+def _backward_fake(
+    values: Tensor, counts: Tensor | None, guide: Tensor | None, rates: Tensor, *_: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    shapes = [(0,) if like is None else like.shape for like in (values, counts, guide, rates)]
+    first, second, third, fourth = (rates.new_empty(shape) for shape in shapes)
+    return first, second, third, fourth
+
+
+def _fold_vmap(op: Any, info: Any, in_dims: tuple[Any, ...], arguments: tuple[Any, ...]) -> Any:
+    """Let the op's own batch dimension take the dimension that vmap adds."""
+    size = info.batch_size
+    folded = []
+    for argument, dim in zip(arguments, in_dims, strict=True):
+        if isinstance(argument, Tensor):
+            mapped = argument.expand(size, *argument.shape) if dim is None else argument
+            argument = mapped.movedim(dim or 0, 0).flatten(0, 1)
+        folded.append(argument)
+    outputs = op(*folded)
+    dims = tuple(None if output.ndim == 1 else 0 for output in outputs)
+    return tuple(
+        output if dim is None else output.unflatten(0, (size, output.shape[0] // size))
+        for output, dim in zip(outputs, dims, strict=True)
+    ), dims
+
+
+@torch.library.register_vmap("torchops::bilateral_forward", lib=_library)
+def _forward_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+    return _fold_vmap(torch.ops.torchops.bilateral_forward, info, in_dims, arguments)
+
+
+@torch.library.register_vmap("torchops::bilateral_backward", lib=_library)
+def _backward_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+    return _fold_vmap(torch.ops.torchops.bilateral_backward, info, in_dims, arguments)
+
+
+class _WindowSums(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
+        return torch.ops.torchops.bilateral_forward(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*inputs[:4])
+        ctx.options = inputs[4:]
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = _WindowGradients.apply(*ctx.saved_tensors, *upstream, *ctx.options)
+        needs = ctx.needs_input_grad
+        found = [g if need else None for g, need in zip(gradients, needs, strict=False)]
+        return (*found, *[None] * len(ctx.options))
+
+
+class _WindowGradients(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, ...]:
+        return torch.ops.torchops.bilateral_backward(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Any:
+        raise RuntimeError(
+            "backend must be 'torch' for derivatives of second order, got the Triton kernel, "
+            "which has those of first order only"
+        )
+
+
+def exact_filter_fused(
+    batch: Batch, radii: tuple[int, ...], *, window: str, distance: str, border: str
+) -> Tensor:
+    """Filter a batch with one window: `exact.exact_filter` by the kernels."""
+    values, counts, guide, finite = _sources(batch)
+    missing = 3 - len(radii)  # the kernels know volumes only
+    arrays = [
+        None if array is None else array.reshape(*array.shape[:2], *[1] * missing, *array.shape[2:])
+        for array in (values, counts, guide)
+    ]
+    space = (0.5 / batch.sigma_space.square()).expand(len(values), -1)
+    level = (0.5 / batch.sigma_range.square()).expand(len(values))
+    rates = torch.cat([pad(space, (missing, 0)), level[:, None]], 1)
+    sums, total = _WindowSums.apply(
+        *arrays, rates, [0] * missing + list(radii), border, window == "disc", distance == "l1"
+    )
+    return normalised(sums.reshape(values.shape), total.reshape(finite.shape), finite)
+
+
+def _sources(batch: Batch) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+    """Return values, counts and guide for the kernel (None: ones, the values), and where finite.
+
+    Without a mask no counts are needed: a pixel that must not count gets a guide far from all.
+    """
+    if batch.mask is not None:
+        return countable(batch.image, batch.guide, batch.mask)
+    finite = batch.guide.isfinite().all(1, keepdim=True)
+    if batch.guide is batch.image:
+        return torch.where(finite, batch.image, FAR), None, None, finite
+    values = torch.where(finite, batch.image, 0)
+    return values, None, torch.where(finite, batch.guide, FAR), finite
