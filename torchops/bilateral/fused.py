@@ -25,8 +25,8 @@ _library.define(
 )
 _library.define(
     "bilateral_backward(Tensor values, Tensor? counts, Tensor? guide, Tensor rates, "
-    "Tensor grad_sums, Tensor grad_total, int[] radii, str border, bool disc, bool l1) "
-    "-> (Tensor, Tensor, Tensor, Tensor)"
+    "Tensor grad_sums, Tensor grad_total, int[] radii, str border, bool disc, bool l1, "
+    "bool needs_guide, bool needs_rates) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 
 
@@ -60,15 +60,20 @@ def _backward(
     border: str,
     disc: bool,
     l1: bool,
+    needs_guide: bool,
+    needs_rates: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of values, counts, guide and rates; empty for what is None."""
+    """Return the gradients of values, counts, guide and rates; empty for what is not needed."""
     from torchops.bilateral.kernels import launch_backward
 
     arrays = _with_margins(values, counts, guide, radii, border)
-    *gradients, grad_rates = launch_backward(*arrays, rates, grad_sums, grad_total, radii, disc, l1)
+    gradients = (grad_sums, grad_total)
+    *found, grad_rates = launch_backward(
+        *arrays, rates, *gradients, radii, disc, l1, needs_guide, needs_rates
+    )
     first, second, third = (
         fold_margins(gradient, radii, border) if gradient.ndim > 1 else gradient
-        for gradient in gradients
+        for gradient in found
     )
     return first, second, third, grad_rates
 
@@ -126,9 +131,11 @@ def _forward_fake(
 
 @torch.library.register_fake("torchops::bilateral_backward", lib=_library)
 def _backward_fake(
-    values: Tensor, counts: Tensor | None, guide: Tensor | None, rates: Tensor, *_: Any
+    values: Tensor, counts: Tensor | None, guide: Tensor | None, rates: Tensor, *options: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    shapes = [(0,) if like is None else like.shape for like in (values, counts, guide, rates)]
+    *_, needs_guide, needs_rates = options
+    likes = (values, counts, guide if needs_guide else None, rates if needs_rates else None)
+    shapes = [(0,) if like is None else like.shape for like in likes]
     first, second, third, fourth = (rates.new_empty(shape) for shape in shapes)
     return first, second, third, fourth
 
@@ -174,8 +181,10 @@ class _WindowSums(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = _WindowGradients.apply(*ctx.saved_tensors, *upstream, *ctx.options)
         needs = ctx.needs_input_grad
+        gradients = _WindowGradients.apply(
+            *ctx.saved_tensors, *upstream, *ctx.options, needs[2], needs[3]
+        )
         found = [g if need else None for g, need in zip(gradients, needs, strict=False)]
         return (*found, *[None] * len(ctx.options))
 

@@ -42,10 +42,10 @@ def _load_row(pointers, dx, COUNT: tl.constexpr, ACC: tl.constexpr):
 
 
 @triton.jit
-def _load_channels(ptr, offset, plane, inside, COUNT: tl.constexpr, ACC: tl.constexpr):
+def _load_masked(pointers, inside, COUNT: tl.constexpr, ACC: tl.constexpr):
     values = ()
     for c in tl.static_range(COUNT):
-        values = values + (tl.load(ptr + c * plane + offset, mask=inside, other=0.0).to(ACC),)
+        values = values + (tl.load(pointers[c], mask=inside, other=0.0).to(ACC),)
     return values
 
 
@@ -70,14 +70,13 @@ def _length(own, other, COUNT: tl.constexpr, L1: tl.constexpr):
 
 @triton.jit
 def _length_of_many(
-    guide_ptr, here, there, plane, inside, COUNT: tl.constexpr, L1: tl.constexpr, ACC: tl.constexpr
+    guide_ptr, here, there, plane, COUNT: tl.constexpr, L1: tl.constexpr, ACC: tl.constexpr
 ):
     """The same for more channels than registers hold: both values are read as they are needed."""
     total = tl.zeros(there.shape, ACC)
     for c in range(COUNT):
-        mine = tl.load(guide_ptr + c * plane + here, mask=inside, other=0.0).to(ACC)
-        other = tl.load(guide_ptr + c * plane + there, mask=inside, other=0.0).to(ACC)
-        step = mine - other
+        at = guide_ptr + c * plane
+        step = tl.load(at + here).to(ACC) - tl.load(at + there).to(ACC)
         total += tl.abs(step) if L1 else step * step
     return total
 
@@ -95,7 +94,7 @@ def _forward_tap(
     elif HELD:
         length = _length(own, _load_row(guide, dx, GUIDE, ACC), GUIDE, L1)
     else:
-        length = _length_of_many(guide_ptr, here, there + dx, plane, here >= 0, GUIDE, L1, ACC)
+        length = _length_of_many(guide_ptr, here, there + dx, plane, GUIDE, L1, ACC)
     squared = length * length if L1 else length
     weight = tl.exp2(space - squared * rate_range)
     if COUNTED:
@@ -168,7 +167,7 @@ def _bilateral_forward_kernel(
                             COUNT, GUIDE, HELD, SELF, COUNTED, L1, ACC,
                         )  # fmt: skip
             else:
-                for dx in range(-radius_x, radius_x + 1):
+                for dx in tl.range(-radius_x, radius_x + 1, loop_unroll_factor=4):
                     if (not DISC) or _in_disc(dz, dy, dx, radius_z, radius_y, radius_x, reach):
                         space = row_space - dx * dx * rate_x
                         sums, total = _forward_tap(
@@ -198,61 +197,119 @@ def _in_disc(dz, dy, dx, radius_z, radius_y, radius_x, reach):
 
 
 @triton.jit
+def _backward_tap(
+    values, counts, guide, guide_ptr, grad_sums, grad_total, own, own_values, own_counts,
+    own_sums, own_total, grad_values, grad_counts, grad_guide, grad_range, grad_x, grad_row,
+    here, there, dx, plane, space, rate_range,
+    COUNT: tl.constexpr, GUIDE: tl.constexpr, HELD: tl.constexpr, SELF: tl.constexpr,
+    GUIDE_FIRST: tl.constexpr, GUIDE_COUNT: tl.constexpr, TOTAL: tl.constexpr,
+    RATES: tl.constexpr, COUNTED: tl.constexpr, L1: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Add one partner to the gradients, in both roles of a pixel: centre, and source of others."""
+    source = _load_row(values, dx, COUNT, ACC)
+    if SELF:
+        other = source
+        length = _length(own, other, GUIDE, L1)
+    elif HELD:
+        other = _load_row(guide, dx, GUIDE, ACC)
+        length = _length(own, other, GUIDE, L1)
+    else:
+        length = _length_of_many(guide_ptr, here, there + dx, plane, GUIDE, L1, ACC)
+    squared = length * length if L1 else length
+    weight = tl.exp2(space - squared * rate_range)
+
+    their_sums = _load_row(grad_sums, dx, COUNT, ACC)
+    gathers = own_total
+    gives = tl.zeros(weight.shape, ACC)
+    if TOTAL:
+        gives = tl.load(grad_total + dx).to(ACC)
+    if COUNTED:
+        grad_counts += weight * gives
+        gathers *= tl.load(counts + dx).to(ACC)
+        gives *= own_counts
+    added = ()
+    for c in tl.static_range(COUNT):
+        gathers += own_sums[c] * source[c]
+        gives += their_sums[c] * own_values[c]
+        added = added + (grad_values[c] + weight * their_sums[c],)
+
+    # d weight = -weight (offset^2 d rate_space + d (rate_range length^2)); the rates take their
+    # share in the role of the centre, so each pair counts once.
+    if RATES:
+        as_centre = weight * gathers
+        grad_range += as_centre * squared
+        grad_x += as_centre * (dx * dx)
+        grad_row += as_centre
+    pull = weight * (gathers + gives)
+    pulled = ()
+    for c in tl.static_range(GUIDE_COUNT):
+        if HELD:
+            step = own[c] - other[c]
+        else:
+            at = guide_ptr + (GUIDE_FIRST + c) * plane
+            step = tl.load(at + here).to(ACC) - tl.load(at + there + dx).to(ACC)
+        if L1:
+            step = tl.where(step > 0, length, tl.where(step < 0, -length, 0.0))
+        pulled = pulled + (grad_guide[c] + pull * step,)
+    return added, grad_counts, pulled, grad_range, grad_x, grad_row
+
+
+@triton.jit
 def _bilateral_backward_kernel(
     values_ptr, counts_ptr, guide_ptr, rates_ptr, grad_sums_ptr, grad_total_ptr,
     grad_values_ptr, grad_counts_ptr, grad_guide_ptr, grad_rates_ptr,
     channels, first, depth, height, width, radius_z, radius_y, radius_x, reach,
-    COUNT: tl.constexpr, GUIDE: tl.constexpr, HELD: tl.constexpr, SELF: tl.constexpr,
-    GUIDE_FIRST: tl.constexpr, GUIDE_COUNT: tl.constexpr,
-    COUNTED: tl.constexpr, DISC: tl.constexpr, L1: tl.constexpr, ACC: tl.constexpr,
-    TILE_Y: tl.constexpr, TILE_X: tl.constexpr,
+    UNROLLED: tl.constexpr, COUNT: tl.constexpr, GUIDE: tl.constexpr, HELD: tl.constexpr,
+    SELF: tl.constexpr, GUIDE_FIRST: tl.constexpr, GUIDE_COUNT: tl.constexpr,
+    TOTAL: tl.constexpr, RATES: tl.constexpr, COUNTED: tl.constexpr, DISC: tl.constexpr,
+    L1: tl.constexpr, ACC: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr,
 ):  # fmt: skip
-    """Gradients at every pixel of the padded arrays, for one group of image and guide channels.
+    """Gradients at every pixel of arrays with one margin, for a group of image and guide channels.
 
-    The weight of centre p and source q has the gradient
-    sum_c grad_sums_pc values_qc + grad_total_p counts_q; grad_total counts in the first group only.
+    The arrays that are read have two margins, the incoming gradients 0 in both, so no load leaves
+    its array and what lies outside adds nothing. The weight of centre p and source q has the
+    gradient sum_c grad_sums_pc values_qc + grad_total_p counts_q, the last term where TOTAL.
     """
     full_width = width + 2 * radius_x
     full_height = height + 2 * radius_y
     full_depth = depth + 2 * radius_z
+    wide_width = full_width + 2 * radius_x
+    wide_height = full_height + 2 * radius_y
     columns = tl.cdiv(full_width, TILE_X)
     rows = tl.cdiv(full_height, TILE_Y)
     program = tl.program_id(0)
     lane = tl.arange(0, TILE_Y * TILE_X)
     x = (program % columns) * TILE_X + lane % TILE_X
     y = (program // columns % rows) * TILE_Y + lane // TILE_X
-    # A vector like x and y, since what it is compared with is one.
-    z = program // (columns * rows) % full_depth + 0 * lane
+    z = program // (columns * rows) % full_depth
     batch = (program // (columns * rows * full_depth)).to(tl.int64)
     live = (x < full_width) & (y < full_height)
+    x = tl.minimum(x, full_width - 1)
+    y = tl.minimum(y, full_height - 1)
 
-    plane = tl.cast(full_depth, tl.int64) * full_height * full_width
-    size = tl.cast(depth, tl.int64) * height * width
+    plane = tl.cast(full_depth + 2 * radius_z, tl.int64) * wide_height * wide_width
     values_ptr += (batch * channels + first) * plane
     counts_ptr += batch * plane
     guide_ptr += batch * GUIDE * plane
-    grad_sums_ptr += (batch * channels + first) * size
-    grad_total_ptr += batch * size
-    here = (z * full_height + y) * full_width + x
-    own_values = _load_channels(values_ptr, here, plane, live, COUNT, ACC)
-    own = _load_channels(guide_ptr, here, plane, live, GUIDE if HELD else 0, ACC)
+    grad_sums_ptr += (batch * channels + first) * plane
+    grad_total_ptr += batch * plane
+    here = ((z + radius_z) * wide_height + y + radius_y) * wide_width + x + radius_x
+    own_values = _load_row(_pointers(values_ptr, here, plane, COUNT), 0, COUNT, ACC)
+    own = _load_row(
+        _pointers(guide_ptr, here, plane, GUIDE if HELD else 0), 0, GUIDE if HELD else 0, ACC
+    )
     own_counts = tl.full([TILE_Y * TILE_X], 1.0, ACC)
     if COUNTED:
-        own_counts = tl.load(counts_ptr + here, mask=live, other=0.0).to(ACC)
+        own_counts = tl.load(counts_ptr + here).to(ACC)
     rate_z = tl.load(rates_ptr + batch * 4).to(ACC)
     rate_y = tl.load(rates_ptr + batch * 4 + 1).to(ACC)
     rate_x = tl.load(rates_ptr + batch * 4 + 2).to(ACC)
     rate_range = tl.load(rates_ptr + batch * 4 + 3).to(ACC)
-
-    # As a centre x counts only where it is a pixel of the output.
-    cx, cy, cz = x - radius_x, y - radius_y, z - radius_z
-    centre = live & (cx >= 0) & (cx < width) & (cy >= 0) & (cy < height)
-    centre &= (cz >= 0) & (cz < depth)
-    centre_at = (cz * height + cy) * width + cx
-    own_sums = _load_channels(grad_sums_ptr, centre_at, size, centre, COUNT, ACC)
+    # A lane that repeats the last pixel must not add to the sums over the tile.
+    own_sums = _load_masked(_pointers(grad_sums_ptr, here, plane, COUNT), live, COUNT, ACC)
     own_total = tl.zeros([TILE_Y * TILE_X], ACC)
-    if first == 0:
-        own_total = tl.load(grad_total_ptr + centre_at, mask=centre, other=0.0).to(ACC)
+    if TOTAL:
+        own_total = tl.load(grad_total_ptr + here, mask=live, other=0.0).to(ACC)
 
     grad_values = _zeros(COUNT, TILE_Y * TILE_X, ACC)
     grad_guide = _zeros(GUIDE_COUNT, TILE_Y * TILE_X, ACC)
@@ -263,86 +320,67 @@ def _bilateral_backward_kernel(
     grad_range = tl.zeros([TILE_Y * TILE_X], ACC)
     for dz in range(-radius_z, radius_z + 1):
         for dy in range(-radius_y, radius_y + 1):
-            for dx in range(-radius_x, radius_x + 1):
-                if (not DISC) or _in_disc(dz, dy, dx, radius_z, radius_y, radius_x, reach):
-                    there = here + (dz * full_height + dy) * full_width + dx
-                    inside = live & (x + dx >= 0) & (x + dx < full_width)
-                    inside &= (y + dy >= 0) & (y + dy < full_height)
-                    inside &= (z + dz >= 0) & (z + dz < full_depth)
-                    output = inside & (cx + dx >= 0) & (cx + dx < width)
-                    output &= (cy + dy >= 0) & (cy + dy < height)
-                    output &= (cz + dz >= 0) & (cz + dz < depth)
-                    output_at = centre_at + (dz * height + dy) * width + dx
+            row = here + (dz * wide_height + dy) * wide_width
+            row_space = -(dz * dz * rate_z + dy * dy * rate_y)
+            values = _pointers(values_ptr, row, plane, COUNT)
+            guide = _pointers(guide_ptr, row, plane, GUIDE if HELD else 0)
+            grad_sums = _pointers(grad_sums_ptr, row, plane, COUNT)
+            counts = counts_ptr + row
+            grad_total = grad_total_ptr + row
+            grad_row = tl.zeros([TILE_Y * TILE_X], ACC)
+            if UNROLLED >= 0:
+                for dx in tl.static_range(-UNROLLED, UNROLLED + 1):
+                    if (not DISC) or _in_disc(dz, dy, dx, radius_z, radius_y, radius_x, reach):
+                        space = (row_space - dx * dx * rate_x) * LOG2_E
+                        grad_values, grad_counts, grad_guide, grad_range, grad_x, grad_row = (
+                            _backward_tap(
+                                values, counts, guide, guide_ptr, grad_sums, grad_total, own,
+                                own_values, own_counts, own_sums, own_total, grad_values,
+                                grad_counts, grad_guide, grad_range, grad_x, grad_row,
+                                here, row, dx, plane, space, rate_range * LOG2_E,
+                                COUNT, GUIDE, HELD, SELF, GUIDE_FIRST, GUIDE_COUNT, TOTAL, RATES,
+                                COUNTED, L1, ACC,
+                            )
+                        )  # fmt: skip
+            else:
+                for dx in tl.range(-radius_x, radius_x + 1, loop_unroll_factor=4):
+                    if (not DISC) or _in_disc(dz, dy, dx, radius_z, radius_y, radius_x, reach):
+                        space = (row_space - dx * dx * rate_x) * LOG2_E
+                        grad_values, grad_counts, grad_guide, grad_range, grad_x, grad_row = (
+                            _backward_tap(
+                                values, counts, guide, guide_ptr, grad_sums, grad_total, own,
+                                own_values, own_counts, own_sums, own_total, grad_values,
+                                grad_counts, grad_guide, grad_range, grad_x, grad_row,
+                                here, row, dx, plane, space, rate_range * LOG2_E,
+                                COUNT, GUIDE, HELD, SELF, GUIDE_FIRST, GUIDE_COUNT, TOTAL, RATES,
+                                COUNTED, L1, ACC,
+                            )
+                        )  # fmt: skip
+            if RATES:
+                grad_z += grad_row * (dz * dz)
+                grad_y += grad_row * (dy * dy)
 
-                    source = _load_channels(values_ptr, there, plane, inside, COUNT, ACC)
-                    if SELF:
-                        length = _length(own, source, GUIDE, L1)
-                    elif HELD:
-                        other = _load_channels(guide_ptr, there, plane, inside, GUIDE, ACC)
-                        length = _length(own, other, GUIDE, L1)
-                    else:
-                        length = _length_of_many(
-                            guide_ptr, here, there, plane, inside, GUIDE, L1, ACC
-                        )
-                    squared = length * length if L1 else length
-                    space = dz * dz * rate_z + dy * dy * rate_y + dx * dx * rate_x
-                    weight = tl.where(inside, tl.exp(-(space + squared * rate_range)), 0.0)
-
-                    their_sums = _load_channels(grad_sums_ptr, output_at, size, output, COUNT, ACC)
-                    gathers = own_total
-                    gives = tl.zeros([TILE_Y * TILE_X], ACC)
-                    if first == 0:
-                        gives = tl.load(grad_total_ptr + output_at, mask=output, other=0.0).to(ACC)
-                    if COUNTED:
-                        grad_counts += weight * gives
-                        gathers *= tl.load(counts_ptr + there, mask=inside, other=0.0).to(ACC)
-                        gives *= own_counts
-                    added = ()
-                    for c in tl.static_range(COUNT):
-                        gathers += own_sums[c] * source[c]
-                        gives += their_sums[c] * own_values[c]
-                        added = added + (grad_values[c] + weight * their_sums[c],)
-                    grad_values = added
-
-                    # d weight = -weight (offset^2 d rate_space + d (rate_range length^2)); the
-                    # rates take their share in the role of the centre, so each pair counts once.
-                    as_centre = weight * gathers
-                    grad_z -= as_centre * (dz * dz)
-                    grad_y -= as_centre * (dy * dy)
-                    grad_x -= as_centre * (dx * dx)
-                    grad_range -= as_centre * squared
-                    pull = -2.0 * rate_range * weight * (gathers + gives)
-                    pulled = ()
-                    for c in tl.static_range(GUIDE_COUNT):
-                        if HELD:
-                            step = own[c] - (source[c] if SELF else other[c])
-                        else:
-                            at = (GUIDE_FIRST + c) * plane
-                            mine = tl.load(guide_ptr + at + here, mask=live, other=0.0).to(ACC)
-                            theirs = tl.load(guide_ptr + at + there, mask=inside, other=0.0)
-                            step = mine - theirs.to(ACC)
-                        if L1:
-                            step = tl.where(step > 0, length, tl.where(step < 0, -length, 0.0))
-                        pulled = pulled + (grad_guide[c] + pull * step,)
-                    grad_guide = pulled
-
+    full = tl.cast(full_depth, tl.int64) * full_height * full_width
+    there = (z * full_height + y) * full_width + x
     for c in tl.static_range(COUNT):
-        at = (batch * channels + first + c) * plane + here
+        at = (batch * channels + first + c) * full + there
         if SELF:
-            tl.store(grad_values_ptr + at, grad_values[c] + grad_guide[c], mask=live)
+            gradient = grad_values[c] - 2.0 * rate_range * grad_guide[c]
+            tl.store(grad_values_ptr + at, gradient, mask=live)
         else:
             tl.store(grad_values_ptr + at, grad_values[c], mask=live)
     if not SELF:
         for c in tl.static_range(GUIDE_COUNT):
-            at = (batch * GUIDE + GUIDE_FIRST + c) * plane + here
-            tl.store(grad_guide_ptr + at, grad_guide[c], mask=live)
+            at = (batch * GUIDE + GUIDE_FIRST + c) * full + there
+            tl.store(grad_guide_ptr + at, -2.0 * rate_range * grad_guide[c], mask=live)
     if COUNTED:
-        tl.store(grad_counts_ptr + batch * plane + here, grad_counts, mask=live)
-    part = tl.cast(program, tl.int64) * 4
-    tl.store(grad_rates_ptr + part, tl.sum(grad_z))
-    tl.store(grad_rates_ptr + part + 1, tl.sum(grad_y))
-    tl.store(grad_rates_ptr + part + 2, tl.sum(grad_x))
-    tl.store(grad_rates_ptr + part + 3, tl.sum(grad_range))
+        tl.store(grad_counts_ptr + batch * full + there, grad_counts, mask=live)
+    if RATES:
+        part = grad_rates_ptr + tl.cast(program, tl.int64) * 4
+        tl.store(part, -tl.sum(grad_z))
+        tl.store(part + 1, -tl.sum(grad_y))
+        tl.store(part + 2, -tl.sum(grad_x))
+        tl.store(part + 3, -tl.sum(grad_range))
 
 
 def launch_forward(
@@ -402,31 +440,54 @@ def launch_backward(
     radii: list[int],
     disc: bool,
     l1: bool,
+    needs_guide: bool,
+    needs_rates: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of values, counts, guide and rates; empty for what is None."""
-    values, counts, guide, rates = _contiguous(values, counts, guide, rates)
-    grad_sums, grad_total = grad_sums.contiguous(), grad_total.contiguous()
-    batch, channels, *padded = values.shape
-    if guide is None and channels > GROUP:
+    """Return the gradients of values, counts, guide and rates; empty for what is not needed.
+
+    Args:
+        values: As in `launch_forward`, and so are counts and guide.
+        counts: See above.
+        guide: See above.
+        rates: As in `launch_forward`.
+        grad_sums: (B, C, D, H, W), the incoming gradient of the sums.
+        grad_total: (B, 1, D, H, W), that of the weight sums.
+        radii: As in `launch_forward`.
+        disc: As in `launch_forward`.
+        l1: As in `launch_forward`.
+        needs_guide: Whether the gradient of a separate guide is wanted.
+        needs_rates: Whether that of the rates is.
+    """
+    if guide is None and values.shape[1] > GROUP:
         gradients = launch_backward(
-            values, counts, values, rates, grad_sums, grad_total, radii, disc, l1
+            values, counts, values, rates, grad_sums, grad_total, radii, disc, l1, True, needs_rates
         )
         return gradients[0] + gradients[2], gradients[1], rates.new_empty(0), gradients[3]
+    batch, channels, *padded = values.shape
     size = [n - 2 * r for n, r in zip(padded, radii, strict=True)]
-
-    def new(like: Tensor | None) -> Tensor:
-        return rates.new_empty((0,) if like is None else like.shape)
-
     tiles = padded[0] * triton.cdiv(padded[1], TILE_Y) * triton.cdiv(padded[2], TILE_X)
-    grad_values, grad_guide, grad_counts = new(values), new(guide), new(counts)
-    grad_rates = torch.zeros_like(rates)
+
+    def new(channels: int) -> Tensor:
+        return rates.new_empty(batch, channels, *padded)
+
+    nothing = rates.new_empty(0)
+    grad_values, grad_counts = new(channels), nothing if counts is None else new(1)
+    grad_guide = nothing if guide is None or not needs_guide else new(guide.shape[1])
+    grad_rates = torch.zeros_like(rates) if needs_rates else nothing
     if batch * tiles == 0:
         return grad_values, grad_counts, grad_guide, grad_rates
-    for first, options in _groups(values, counts, guide, rates, disc, l1):
-        # Guide, counts and rates sum over the groups of channels: later groups add a part.
-        parts = (grad_guide, grad_counts) if first == 0 else (new(guide), new(counts))
-        rates_part = rates.new_empty(batch, tiles, 4)
-        for guide_first in range(0, options["GUIDE"], GROUP):
+    groups = list(_groups(values, counts, guide, rates, disc, l1))
+    values, counts, guide = (_with_zeros(t, radii, 1) for t in (values, counts, guide))
+    grad_sums, grad_total = (_with_zeros(t, radii, 2) for t in (grad_sums, grad_total))
+    for first, options in groups:
+        wanted = options["GUIDE"] if guide is None or needs_guide else 0
+        # Guide, counts and rates sum over the groups of image channels: later groups add a part.
+        parts = [
+            t if first == 0 or t is nothing else torch.empty_like(t)
+            for t in (grad_guide, grad_counts)
+        ]
+        for guide_first in range(0, max(wanted, 1), GROUP):
+            rates_part = rates.new_empty(batch, tiles, 4) if needs_rates else nothing
             _bilateral_backward_kernel[(batch * tiles,)](
                 values,
                 values if counts is None else counts,
@@ -443,15 +504,27 @@ def launch_backward(
                 *size,
                 *radii,
                 _reach(radii),
+                UNROLLED=radii[2] if radii[2] <= UNROLLED_UP_TO else -1,
                 GUIDE_FIRST=guide_first,
-                GUIDE_COUNT=min(GROUP, options["GUIDE"] - guide_first),
+                GUIDE_COUNT=min(GROUP, wanted - guide_first),
+                TOTAL=first == 0,
+                RATES=needs_rates and guide_first == 0,
                 **options,
             )
-        grad_rates += rates_part.sum(1)
+            if needs_rates and guide_first == 0:
+                grad_rates += rates_part.sum(1)
         if first > 0:
-            grad_guide += parts[0]
-            grad_counts += parts[1]
+            for whole, part in zip((grad_guide, grad_counts), parts, strict=True):
+                whole += part
     return grad_values, grad_counts, grad_guide, grad_rates
+
+
+def _with_zeros(tensor: Tensor | None, radii: list[int], margins: int) -> Any:
+    """Add margins of zeros, as wide as the radii."""
+    if tensor is None:
+        return None
+    widths = [width for radius in reversed(radii) for width in (margins * radius,) * 2]
+    return torch.nn.functional.pad(tensor, widths)
 
 
 def _contiguous(*tensors: Tensor | None) -> list[Any]:
