@@ -95,7 +95,24 @@ class Stream(IterableDataset):
         (
             lambda: seen().merge(ChannelStats(scale=False)),
             ValueError,
-            "other must have scale=True, got scale=False",
+            "other must have scale=True, covariance=False, got scale=False, covariance=False",
+        ),
+        (
+            lambda: seen().merge(ChannelStats(covariance=True)),
+            ValueError,
+            "other must have scale=True, covariance=False, got scale=True, covariance=True",
+        ),
+        (lambda: ChannelStats(covariance=1), TypeError, "covariance must be True or False, got 1"),
+        (
+            lambda: seen().covariance,
+            ValueError,
+            "covariance must be asked for before images are counted, got covariance=False; make",
+        ),
+        (lambda: ChannelStats(covariance=True).covariance, ValueError, "got none so far"),
+        (
+            lambda: ChannelStats(covariance=True).load_state_dict(seen().state_dict()),
+            ValueError,
+            "state must be of a ChannelStats with covariance=True, got one with covariance=False",
         ),
         (
             lambda: seen() + seen(U8.float()),
@@ -104,13 +121,15 @@ class Stream(IterableDataset):
         ),
         (lambda: seen() + seen(U8[:, :2]), ValueError, "other must have 3 channel(s) like"),
         (
-            lambda: ChannelStats().load_state_dict({"kind": "uint8"}),
+            lambda: ChannelStats().load_state_dict({"kind": "uint8", "skipped": []}),
             ValueError,
             "state must be the state_dict of a ChannelStats, got a dict",
         ),
         (lambda: ChannelStats().load_state_dict(None), ValueError, "state must be"),
         (
-            lambda: ChannelStats().load_state_dict({"kind": "uint8", "skipped": [], "x": 1}),
+            lambda: ChannelStats().load_state_dict(
+                {"kind": "uint8", "skipped": [], "covariance": False, "x": 1}
+            ),
             ValueError,
             "state must be",
         ),

@@ -23,11 +23,10 @@ from torchops._common.checks import (
 )
 
 from .exact import IntegerTotals, rounded_sqrt
-from .moments import FloatingTotals, Moments
+from .moments import FloatingTotals
+from .state import Totals, kind_of, name_of, state_of, totals_of
 
 INTEGER = (torch.uint8, torch.uint16)
-
-Totals = IntegerTotals | FloatingTotals
 
 
 class ChannelStats:
@@ -57,6 +56,8 @@ class ChannelStats:
         scale: Report integer images in [0, 1], divided by 255 or 65535 as torchvision's
             ``ToDtype(torch.float32, scale=True)`` does, instead of in grey levels. Default True,
             since that is where ``Normalize`` acts. Floating images are never scaled.
+        covariance: Also sum the products of every two channels, for ``covariance``. Default False:
+            it takes a second pass over the pixels.
 
     Attributes:
         skipped: Names of the images that ``dataset_stats(..., on_error="skip")`` left out.
@@ -71,9 +72,11 @@ class ChannelStats:
         (250.5, 0.5)
     """
 
-    def __init__(self, *, scale: bool = True):
+    def __init__(self, *, scale: bool = True, covariance: bool = False):
         check_bool("scale", scale)
+        check_bool("covariance", covariance)
         self.scale = scale
+        self._with_covariance = covariance
         self.skipped: list[str] = []
         self._totals: Totals | None = None
 
@@ -112,7 +115,7 @@ class ChannelStats:
         if math.prod(batch) > 0:
             flat = images.detach().reshape(-1, *images.shape[-3:])
             of = IntegerTotals.of if images.dtype in INTEGER else FloatingTotals.of
-            self._add(of(flat, mask))
+            self._add(of(flat, mask, self._with_covariance))
         return self
 
     def merge(self, other: "ChannelStats") -> "ChannelStats":
@@ -123,16 +126,20 @@ class ChannelStats:
 
         Raises:
             TypeError: ``other`` is no ChannelStats, or counted another kind of image.
-            ValueError: ``other`` has another number of channels or another ``scale``.
+            ValueError: ``other`` has another number of channels, or was made with other options.
         """
         if not isinstance(other, ChannelStats):
             raise TypeError(f"other must be a ChannelStats, got {describe(other)}")
-        if other.scale != self.scale:
-            raise ValueError(f"other must have scale={self.scale}, got scale={other.scale}")
+        if other._options != self._options:
+            wanted, came = (
+                ", ".join(f"{name}={value}" for name, value in stats._options.items())
+                for stats in (self, other)
+            )
+            raise ValueError(f"other must have {wanted}, got {came}")
         totals = other._totals
         if totals is not None:
-            kind = _kind(totals)
-            came = f"{_name(kind)} images with {totals.channels} channel(s)"
+            kind = kind_of(totals)
+            came = f"{name_of(kind)} images with {totals.channels} channel(s)"
             self._check_fits("other", came, kind, totals.channels)
             self._add(totals)
         self.skipped = self.skipped + other.skipped
@@ -142,7 +149,7 @@ class ChannelStats:
         """Return the statistics of both collections together."""
         if not isinstance(other, ChannelStats):
             return NotImplemented
-        return ChannelStats(scale=self.scale).merge(self).merge(other)
+        return ChannelStats(**self._options).merge(self).merge(other)
 
     def all_reduce(self, group: Any = None) -> "ChannelStats":
         """Merge the statistics of all processes of a ``torch.distributed`` group, in each of them.
@@ -170,7 +177,7 @@ class ChannelStats:
             )
         parts: list[Any] = [None] * distributed.get_world_size(group)
         distributed.all_gather_object(parts, self, group=group)
-        total = ChannelStats(scale=self.scale)
+        total = ChannelStats(**self._options)
         for part in parts:  # in the order of the ranks, so that all get the same floats
             total.merge(part)
         self._totals, self.skipped = total._totals, total.skipped
@@ -220,6 +227,24 @@ class ChannelStats:
     def max(self) -> Float64[Tensor, " c"]:
         """Maximum over all pixels."""
         return self._report(self._seen().max())
+
+    @property
+    def covariance(self) -> Float64[Tensor, "c c"]:
+        """Population covariance between the channels over all pixels; its diagonal is ``var(0)``.
+
+        Its eigenvectors are the principal axes of the colours. Needs ``covariance=True`` from the
+        beginning.
+
+        Raises:
+            ValueError: This object was made without ``covariance=True``.
+        """
+        if not self._with_covariance:
+            raise ValueError(
+                "covariance must be asked for before images are counted, got covariance=False; "
+                "make this object by ChannelStats(covariance=True)"
+            )
+        rows = [self._report(row, power=2) for row in self._seen().covariance()]
+        return torch.stack(rows)
 
     def quantile(self, q: float | Sequence[float]) -> Float64[Tensor, "*q c"]:
         """Return quantiles over all pixels of integer images, by torch.quantile's linear rule.
@@ -272,37 +297,29 @@ class ChannelStats:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was counted as tensors, integers and lists, for ``torch.save``."""
-        state: dict[str, Any] = {"kind": None, "skipped": list(self.skipped)}
-        if self._totals is not None:
-            state["kind"] = _name(_kind(self._totals))
-            for entry in fields(self._totals):
-                value = getattr(self._totals, entry.name)
-                if entry.name != "dtype":
-                    state[entry.name] = _copy(value)
-        return state
+        state = {"kind": None} if self._totals is None else state_of(self._totals)
+        return {"skipped": list(self.skipped), "covariance": self._with_covariance, **state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Replace what was counted by a ``state_dict``; ``scale`` stays as it is.
 
         Raises:
-            ValueError: ``state`` is not the state of a ChannelStats.
+            ValueError: ``state`` is not the state of a ChannelStats, or of one with another option
+                ``covariance``.
         """
         try:
-            values = {key: _copy(value) for key, value in state.items()}
-            kind, skipped = values.pop("kind"), values.pop("skipped")
-            totals: Totals | None = None
-            if kind == "floating":
-                for key in ("pixel", "image"):
-                    values[key] = Moments(*values[key])
-                totals = FloatingTotals(**values)
-            elif kind is not None:
-                totals = IntegerTotals(
-                    {"uint8": torch.uint8, "uint16": torch.uint16}[kind], **values
-                )
-        except (AttributeError, KeyError, TypeError) as error:
+            content = dict(state)
+            skipped, covariance = list(content.pop("skipped")), content.pop("covariance")
+            totals = None if content["kind"] is None else totals_of(content)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"state must be the state_dict of a ChannelStats, got {describe(state)} ({error!r})"
             ) from error
+        if covariance != self._with_covariance:
+            raise ValueError(
+                f"state must be of a ChannelStats with covariance={self._with_covariance}, "
+                f"got one with covariance={covariance}"
+            )
         self._totals, self.skipped = totals, skipped
 
     def __repr__(self) -> str:
@@ -330,9 +347,9 @@ class ChannelStats:
     def _check_fits(self, name: str, came: str, kind: torch.dtype, channels: int) -> None:
         if self._totals is None:
             return
-        here = _kind(self._totals)
+        here = kind_of(self._totals)
         if kind != here:
-            raise TypeError(f"{name} must be {_name(here)} like the images before, got {came}")
+            raise TypeError(f"{name} must be {name_of(here)} like the images before, got {came}")
         if channels != self._totals.channels:
             raise ValueError(
                 f"{name} must have {self._totals.channels} channel(s) like the images before, "
@@ -343,6 +360,10 @@ class ChannelStats:
         if self._totals is None:
             raise ValueError("images must hold at least one counted pixel, got none so far")
         return self._totals
+
+    @property
+    def _options(self) -> dict[str, bool]:
+        return {"scale": self.scale, "covariance": self._with_covariance}
 
     @property
     def _unit(self) -> int:
@@ -385,17 +406,3 @@ def _expand_mask(mask: object, images: Tensor) -> Tensor:
             "mask must have batch dimensions that broadcast to those of images, "
             f"{target[:-3]}, got {describe(mask)}"
         ) from None
-
-
-def _kind(totals: Totals) -> torch.dtype:
-    return totals.dtype if isinstance(totals, IntegerTotals) else torch.float64
-
-
-def _name(kind: torch.dtype) -> str:
-    return {torch.uint8: "uint8", torch.uint16: "uint16"}.get(kind, "floating")
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.clone()
-    return [_copy(v) for v in value] if isinstance(value, list | tuple) else value

@@ -4,18 +4,25 @@ Everything kept here is an integer that adds up, so any order, split or merge gi
 """
 
 import math
-from dataclasses import dataclass, field
+import operator
+from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
 from torch import Tensor
 
-from .blocks import images_per_block
+from .blocks import planes_per_block
 
 # The standard deviation of one image is irrational. Each is cut to this many binary places before
 # it is added, which makes their sum an integer, and the same in any order; their mean is then
 # less than 2**-128 grey levels low.
 GUARD_BITS = 128
+
+# A float64 holds the sum of this many products of 16-bit levels exactly.
+_EXACT_PRODUCTS = 2**20
+
+# From so many pixels on, counting each 8-bit plane by itself is faster than summing it apart.
+_LARGE = 4096
 
 
 def rounded_sqrt(value: Fraction) -> float:
@@ -30,6 +37,11 @@ def rounded_sqrt(value: Fraction) -> float:
     return (2 * root + inexact) / (1 << (shift + 1))
 
 
+def _guarded_std(n: int, s: int, q: int) -> int:
+    """Return ``floor(2**GUARD_BITS * std)`` of n levels of sum s and sum of squares q."""
+    return math.isqrt((n * q - s * s) << (2 * GUARD_BITS)) // n if n else 0
+
+
 @dataclass
 class IntegerTotals:
     """What a collection of uint8 or uint16 images adds up to.
@@ -42,23 +54,33 @@ class IntegerTotals:
         squared_sums: Per channel, the sum over images of (sum of levels) squared.
         weighted_sums: Per channel, the sum over images of (sum of levels) * (number of pixels).
         squared_pixels: The sum over images of (number of pixels) squared.
+        products: Per two channels, the sum of the products of their levels, if asked for.
     """
 
     dtype: torch.dtype
     histogram: Tensor
-    images: int = 0
-    image_stds: list[int] = field(default_factory=list)
-    squared_sums: list[int] = field(default_factory=list)
-    weighted_sums: list[int] = field(default_factory=list)
-    squared_pixels: int = 0
+    images: int
+    image_stds: list[int]
+    squared_sums: list[int]
+    weighted_sums: list[int]
+    squared_pixels: int
+    products: list[list[int]] | None = None
 
     @classmethod
-    def of(cls, images: Tensor, mask: Tensor | None) -> "IntegerTotals":
+    def of(cls, images: Tensor, mask: Tensor | None, covariance: bool = False) -> "IntegerTotals":
         """Reduce images (N, C, H, W) with an optional boolean mask (N, 1, H, W)."""
-        histogram, sums, squares = _reduce(images, mask)
-        area = images.shape[-1] * images.shape[-2]
-        pixels = [area] * len(images) if mask is None else mask.sum((1, 2, 3)).tolist()
-        return cls._of_sums(images.dtype, histogram, pixels, sums, squares)
+        dtype, area = images.dtype, images.shape[-1] * images.shape[-2]
+        if dtype == torch.uint16:  # torch computes little in this type
+            images = images.int()
+        pixels = [area] * len(images)
+        if mask is not None:  # hidden pixels become 0, and are taken off the count of zeros below
+            images = images * mask
+            pixels = mask.sum((1, 2, 3)).tolist()
+        histogram, sums, squares = _reduce(images)
+        histogram[:, 0] -= len(images) * area - sum(pixels)
+        totals = cls._of_sums(dtype, histogram, pixels, sums, squares)
+        totals.products = _products(images) if covariance else None
+        return totals
 
     @classmethod
     def of_counts(cls, counts: Tensor) -> "IntegerTotals":
@@ -75,26 +97,16 @@ class IntegerTotals:
         sums: Tensor,
         squares: Tensor,
     ) -> "IntegerTotals":
-        zeros = [0] * len(histogram)
-        totals = cls(
+        columns = list(zip(sums.T.tolist(), squares.T.tolist(), strict=True))
+        return cls(
             dtype,
             histogram,
-            sum(n > 0 for n in pixels),
-            list(zeros),
-            list(zeros),
-            list(zeros),
-            sum(n * n for n in pixels),
+            images=sum(n > 0 for n in pixels),
+            image_stds=[sum(map(_guarded_std, pixels, s, q)) for s, q in columns],
+            squared_sums=[sum(x * x for x in s) for s, _ in columns],
+            weighted_sums=[sum(map(operator.mul, s, pixels)) for s, _ in columns],
+            squared_pixels=sum(n * n for n in pixels),
         )
-        for n, image_sums, image_squares in zip(
-            pixels, sums.tolist(), squares.tolist(), strict=True
-        ):
-            if n > 0:
-                for c, (s, q) in enumerate(zip(image_sums, image_squares, strict=True)):
-                    root = math.isqrt((n * q - s * s) << (2 * GUARD_BITS))
-                    totals.image_stds[c] += root // n
-                    totals.squared_sums[c] += s * s
-                    totals.weighted_sums[c] += s * n
-        return totals
 
     @property
     def channels(self) -> int:
@@ -114,6 +126,8 @@ class IntegerTotals:
         self.image_stds = _add(self.image_stds, other.image_stds)
         self.squared_sums = _add(self.squared_sums, other.squared_sums)
         self.weighted_sums = _add(self.weighted_sums, other.weighted_sums)
+        if self.products is not None and other.products is not None:
+            self.products = _add_rows(self.products, other.products)
 
     def mean(self) -> list[Fraction]:
         """Return the mean of each channel."""
@@ -126,6 +140,15 @@ class IntegerTotals:
         if n <= correction:
             return [math.nan] * self.channels
         return [Fraction(n * q - s * s, n * (n - correction)) for s, q in self._sums()]
+
+    def covariance(self) -> list[list[Fraction]]:
+        """Return the pooled population covariance between every two channels."""
+        n, sums = self.pixels, [s for s, _ in self._sums()]
+        assert self.products is not None  # ChannelStats has seen to it
+        return [
+            [Fraction(n * p - a * b, n * n) for p, b in zip(row, sums, strict=True)]
+            for row, a in zip(self.products, sums, strict=True)
+        ]
 
     def min(self) -> list[int]:
         """Return the least level of each channel."""
@@ -176,7 +199,7 @@ def _weighted(counts: Tensor, weights: Tensor) -> list[int]:
     """Return ``sum counts * weights`` of each row, whatever its size; weights are below 2**32."""
     # An int64 holds the sum over 2**16 levels of a weight times 14 bits of a count.
     totals = [0] * len(counts)
-    for shift in range(0, 63, 14):
+    for shift in range(0, int(counts.max()).bit_length(), 14):
         digits = (counts >> shift) & (2**14 - 1)
         totals = [
             t + (d << shift)
@@ -189,51 +212,57 @@ def _add(a: list[int], b: list[int]) -> list[int]:
     return [x + y for x, y in zip(a, b, strict=True)]
 
 
-def _reduce(images: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _add_rows(a: list[list[int]], b: list[list[int]]) -> list[list[int]]:
+    return [_add(x, y) for x, y in zip(a, b, strict=True)]
+
+
+def _reduce(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the histogram (C, levels), and per image (N, C) the sum of levels and of squares."""
-    levels = 256 if images.dtype == torch.uint8 else 65536
-    if images.dtype == torch.uint16:  # torch computes little in this type
-        images = images.int()
-    if mask is not None:  # hidden pixels become 0, and are taken off the count of zeros below
-        images = images * mask
-    if levels == 256 and images.device.type == "cpu":
+    large = images[0, 0].numel() >= _LARGE
+    if images.dtype == torch.uint8 and images.device.type == "cpu" and large:
         # Counting is the fastest pass over the pixels there is, and the counts of one image hold
         # its sums as well.
-        counts = _count_each(images)
-        histogram = counts.sum(0)
-        sums, squares = _moments_of_counts(counts)
-    else:
-        histogram = torch.stack(
-            [torch.bincount(channel.flatten(), minlength=levels) for channel in images.unbind(1)]
-        ).cpu()
-        blocks = [_power_sums(b.long()) for b in images.split(images_per_block(images))]
-        sums, squares = torch.cat(blocks, dim=1)
-    if mask is not None:
-        histogram[:, 0] -= mask.numel() - mask.sum().item()
-    return histogram, sums, squares
+        planes = images.contiguous().flatten(0, 1).flatten(1)
+        counts = torch.cat([torch.bincount(plane, minlength=256) for plane in planes])
+        counts = counts.view(*images.shape[:2], 256)
+        return counts.sum(0), *_moments_of_counts(counts)
+    levels = 256 if images.dtype == torch.uint8 else 65536
+    histogram = torch.stack(
+        [torch.bincount(channel.flatten(), minlength=levels) for channel in images.unbind(1)]
+    )
+    return histogram.cpu(), *_power_sums(images)
+
+
+def _power_sums(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sum of levels and of their squares of each image and channel, (N, C)."""
+    # Whole numbers below 2**31 or 2**53 at any time: the sums are exact in either type.
+    byte = images.dtype == torch.uint8
+    wide, exact = (torch.int32, 2**15) if byte else (torch.float64, _EXACT_PRODUCTS)
+    planes = images.flatten(0, 1).flatten(1)
+    sums = torch.zeros(2, len(planes), dtype=torch.int64, device=images.device)
+    size = planes_per_block(planes)
+    for block, total in zip(planes.split(size), sums.split(size, dim=1), strict=True):
+        for part in block.split(exact, dim=1):
+            values = part.to(wide)  # a copy: no other type is as wide
+            total[0] += values.sum(1, dtype=wide).long()
+            total[1] += values.mul_(values).sum(1, dtype=wide).long()
+    first, second = sums.cpu().view(2, *images.shape[:2])
+    return first, second
+
+
+def _products(images: Tensor) -> list[list[int]]:
+    """Return the sum over images (N, C, H, W) of the products of every two channels, (C, C)."""
+    channels = images.shape[1]
+    total = [[0] * channels for _ in range(channels)]
+    for block in images.split(planes_per_block(images)):
+        for part in block.flatten(2).split(_EXACT_PRODUCTS, dim=2):
+            # Every partial sum is a whole number below 2**53: no order of summation rounds.
+            values = part.double()
+            total = _add_rows(total, (values @ values.mT).long().sum(0).tolist())
+    return total
 
 
 def _moments_of_counts(counts: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sum of levels and of their squares from counts (N, C, 256), each (N, C)."""
     level = torch.arange(counts.shape[-1])
     return (counts * level).sum(-1), (counts * level.square()).sum(-1)
-
-
-def _count_each(images: Tensor) -> Tensor:
-    """Count the levels of uint8 images by image and channel, (N, C, 256)."""
-    planes = images.contiguous().flatten(0, 1).flatten(1)
-    if planes.shape[1] >= 4096:
-        counts = [torch.bincount(plane, minlength=256) for plane in planes]
-    else:
-        # One call for many small planes, each with its own 256 levels.
-        counts = []
-        for block in planes.split(images_per_block(images) * images.shape[1]):
-            offset = 256 * torch.arange(len(block), dtype=torch.int32)
-            own_levels = (block + offset[:, None]).flatten()
-            counts.append(torch.bincount(own_levels, minlength=256 * len(block)))
-    return torch.cat(counts).view(*images.shape[:2], 256)
-
-
-def _power_sums(values: Tensor) -> Tensor:
-    """Return the sums of values (N, C, H, W) and of their squares, (2, N, C)."""
-    return torch.stack([values.sum((-1, -2)), values.square().sum((-1, -2))])

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .blocks import images_per_block
+from .blocks import planes_per_block
 
 
 class Moments(NamedTuple):
@@ -31,11 +31,15 @@ class Moments(NamedTuple):
         """The weighted mean."""
         return self.origin + self.offset
 
+    def distance(self, other: "Moments") -> Tensor:
+        """Return how far the mean of ``other`` lies above this one."""
+        return (other.origin - self.origin) + (other.offset - self.offset)
+
     def merge(self, other: "Moments") -> "Moments":
         """Return the moments of both sets together."""
         weight = self.weight + other.weight
         share = other.weight / weight
-        delta = (other.origin - self.origin) + (other.offset - self.offset)
+        delta = self.distance(other)
         return Moments(
             weight,
             self.origin,
@@ -55,6 +59,7 @@ class FloatingTotals:
         least: Minimum.
         greatest: Maximum.
         image_stds: Sum over images of the standard deviation within an image.
+        comoment: Sum of the products of the deviations of every two channels, (C, C), if asked for.
     """
 
     images: int
@@ -63,42 +68,30 @@ class FloatingTotals:
     least: Tensor
     greatest: Tensor
     image_stds: Tensor
+    comoment: Tensor | None = None
 
     @classmethod
-    def of(cls, images: Tensor, mask: Tensor | None) -> "FloatingTotals | None":
+    def of(
+        cls, images: Tensor, mask: Tensor | None, covariance: bool = False
+    ) -> "FloatingTotals | None":
         """Reduce images (N, C, H, W) with an optional boolean mask (N, 1, H, W)."""
-        if mask is None:
-            mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=images.device)
-        mask = mask.expand(len(images), 1, *images.shape[-2:])
-        size = images_per_block(images)
-        total = None
-        for block, keep in zip(images.split(size), mask.split(size), strict=True):
-            part = cls._of_block(block, keep)
-            if total is None:
-                total = part
-            elif part is not None:
-                total.merge(part)
-        return total
-
-    @classmethod
-    def _of_block(cls, images: Tensor, mask: Tensor) -> "FloatingTotals | None":
-        values = images.detach().double().flatten(2)
-        keep = mask.flatten(2)
-        count = keep.sum(-1)  # (N, 1)
-        seen = count[:, 0] > 0
-        if not bool(seen.any()):
-            return None
-        values, keep, count = values[seen], keep[seen], count[seen].double()
-        least = values.where(keep, math.inf).amin(-1)
-        greatest = values.where(keep, -math.inf).amax(-1)
-        # Relative to the minimum no digits are lost to an offset, and a constant image is all 0.
-        values = (values - least[..., None]).where(keep, 0)
-        offset = values.sum(-1) / count
-        offset = offset.where(offset.isfinite(), math.nan)
-        deviation = (values - offset[..., None]).where(keep, 0)
-        m2 = deviation.square().sum(-1)
-        least, greatest, offset, m2, count = (t.cpu() for t in (least, greatest, offset, m2, count))
-        return cls(
+        values = images.detach().flatten(2)
+        keep = None if mask is None else mask.flatten(2).expand(values.shape)
+        least, greatest, offset, m2 = _reduce_planes(values, keep)
+        if keep is None:
+            count = torch.full((len(values), 1), values.shape[2], device=values.device)
+        else:
+            count = keep[:, :1].sum(-1)
+            seen = count[:, 0] > 0
+            if not bool(seen.any()):
+                return None
+            values, keep, count = values[seen], keep[seen], count[seen]
+            least, greatest, offset, m2 = (t[seen] for t in (least, greatest, offset, m2))
+        products = _products(values, keep, least, offset) if covariance else None
+        least, greatest, offset, m2, count = (
+            t.double().cpu() for t in (least, greatest, offset, m2, count)
+        )
+        total = cls(
             len(m2),
             _pool(count, least, offset, m2),
             _pool(count.square(), least, offset, torch.zeros_like(m2)),
@@ -106,6 +99,10 @@ class FloatingTotals:
             greatest.amax(0),
             (m2 / count).sqrt().sum(0),
         )
+        if products is not None:
+            between = (least - least[0]) + offset - total.pixel.offset
+            total.comoment = products.cpu() + (count * between).mT @ between
+        return total
 
     @property
     def channels(self) -> int:
@@ -119,6 +116,10 @@ class FloatingTotals:
 
     def merge(self, other: "FloatingTotals") -> None:
         """Add the totals of another collection."""
+        if self.comoment is not None and other.comoment is not None:
+            delta = self.pixel.distance(other.pixel)
+            share = self.pixel.weight * (other.pixel.weight / (self.pixels + other.pixels))
+            self.comoment = self.comoment + other.comoment + torch.outer(delta, delta) * share
         self.images += other.images
         self.pixel = self.pixel.merge(other.pixel)
         self.image = self.image.merge(other.image)
@@ -135,6 +136,14 @@ class FloatingTotals:
         if self.pixels <= correction:
             return [math.nan] * self.channels
         return (self.pixel.m2 / (self.pixels - correction)).tolist()
+
+    def covariance(self) -> list[list[float]]:
+        """Return the pooled population covariance between every two channels."""
+        assert self.comoment is not None  # ChannelStats has seen to it
+        # A matrix product rounds its two halves differently.
+        matrix = (self.comoment + self.comoment.T) / (2 * self.pixels)
+        matrix.diagonal().copy_(self.pixel.m2 / self.pixels)
+        return matrix.tolist()
 
     def min(self) -> list[float]:
         """Return the least value of each channel."""
@@ -170,3 +179,46 @@ def _pool(weight: Tensor, origin: Tensor, offset: Tensor, m2: Tensor) -> Moments
     centre = (weight * offset).sum(0) / total
     spread = (weight * (offset - centre).square()).sum(0)
     return Moments(float(total), origin[0], centre, m2.sum(0) + spread)
+
+
+def _reduce_planes(values: Tensor, keep: Tensor | None) -> tuple[Tensor, ...]:
+    """Return of each plane (N, C, P) the minimum, maximum, mean above the minimum, and M2."""
+    shape, values = values.shape[:2], values.flatten(0, 1)
+    size = planes_per_block(values)
+    blocks = values.split(size)
+    masks = [None] * len(blocks) if keep is None else keep.flatten(0, 1).split(size)
+    parts = [_reduce_block(b, k) for b, k in zip(blocks, masks, strict=True)]
+    return tuple(torch.cat(column).view(shape) for column in zip(*parts, strict=True))
+
+
+def _reduce_block(values: Tensor, keep: Tensor | None) -> tuple[Tensor, ...]:
+    if keep is None:
+        least, greatest = values.amin(1).double(), values.amax(1).double()
+        count: int | Tensor = values.shape[1]
+    else:
+        values = values.double()
+        least = values.where(keep, math.inf).amin(1)
+        greatest = values.where(keep, -math.inf).amax(1)
+        values = values.where(keep, least[:, None])
+        count = keep.sum(1)
+    # Relative to the minimum no digits are lost to an offset, and a constant image is all 0.
+    deviation = values.to(torch.float64, copy=True).sub_(least[:, None])
+    offset = deviation.sum(1) / count
+    offset = offset.where(offset.isfinite(), math.nan)
+    deviation.sub_(offset[:, None])
+    if keep is not None:
+        deviation.masked_fill_(~keep, 0)
+    return least, greatest, offset, deviation.mul_(deviation).sum(1)
+
+
+def _products(values: Tensor, keep: Tensor | None, least: Tensor, offset: Tensor) -> Tensor:
+    """Sum the products of the deviations of every two channels from each image's own means."""
+    total = values.new_zeros((values.shape[1], values.shape[1]), dtype=torch.float64)
+    size = planes_per_block(values)
+    for start in range(0, len(values), size):
+        part = slice(start, start + size)
+        deviation = values[part].double() - least[part, :, None] - offset[part, :, None]
+        if keep is not None:
+            deviation = deviation.where(keep[part], 0)
+        total += (deviation @ deviation.mT).sum(0)
+    return total
