@@ -78,7 +78,7 @@ def test_on_a_device_it_gives_the_same_bits(device):
 def test_only_sums_leave_a_worker():
     from torchops.stats.samples import Collate, Source
 
-    source = Source(Photographs(), None, skip=False, reduce=True)
+    source = Source(Photographs(), None, skip=False, count=True)
     batch = Collate(reduce=True)([source[k] for k in range(5)])
     assert [type(part.content) for part in batch.parts] == [ChannelStats]
     same(batch.parts[0].content, counted(range(5)))
@@ -101,6 +101,37 @@ def test_a_list_a_subset_and_a_duck_are_datasets():
 def test_shards_add_up():
     parts = [measure(Subset(Photographs(), range(rank, 23, 4))) for rank in range(4)]
     same(sum(parts, ChannelStats()), counted(range(23)))
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 30])
+@pytest.mark.parametrize("limit", [None, 9])
+def test_shards_hold_every_image_once(size, limit):
+    seen = []
+
+    class Spy(Photographs):
+        def __getitem__(self, index):
+            seen.append(index)
+            return super().__getitem__(index)
+
+    parts = [measure(Spy(), shard=(rank, size), limit=limit, seed=3) for rank in range(size)]
+    assert len(seen) == len(set(seen)) == (limit or 23)
+    sizes = [part.images for part in parts]
+    assert max(sizes) - min(sizes) <= 1
+    # A sample does not depend on how many share the work.
+    same(sum(parts, ChannelStats()), measure(Photographs(), limit=limit, seed=3))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_covariance_between_the_channels_of_a_dataset(num_workers):
+    data = [as_pil(k) if k % 2 else image(k) for k in range(7)]
+    expected = ChannelStats(covariance=True)
+    for k in range(7):
+        expected.update(image(k))
+    stats = measure(data, covariance=True, num_workers=num_workers, batch_size=3)
+    assert torch.equal(stats.covariance, expected.covariance)
+    same(stats, expected)
+    loader = DataLoader([image(k) for k in range(7)], batch_size=1)
+    assert torch.equal(measure(loader, covariance=True).covariance, expected.covariance)
 
 
 def test_an_empty_dataset_is_an_empty_count():
@@ -312,9 +343,15 @@ def test_skipped_images_survive_an_interruption(tmp_path):
 def test_a_checkpoint_of_another_job_or_none_at_all(tmp_path):
     path = tmp_path / "c.pt"
     measure(Photographs(), checkpoint=path, limit=5, seed=1)
-    for options in ({"limit": 6, "seed": 1}, {"limit": 5, "seed": 2}, {}):
+    for options in (
+        {"limit": 6, "seed": 1},
+        {"limit": 5, "seed": 2},
+        {"limit": 5, "seed": 1, "shard": (0, 2)},
+        {"limit": 5, "seed": 1, "covariance": True},
+        {},
+    ):
         with pytest.raises(
-            ValueError, match="checkpoint must belong to the same data, limit and seed"
+            ValueError, match="checkpoint must belong to the same data, limit, seed, shard and cov"
         ):
             measure(Photographs(), checkpoint=path, **options)
     with pytest.raises(ValueError, match="checkpoint must belong to the same data"):

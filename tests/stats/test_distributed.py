@@ -2,6 +2,8 @@
 
 import datetime
 import multiprocessing
+import os
+import signal
 
 import pytest
 import torch
@@ -41,6 +43,9 @@ def work(rank, folder):
     )
     pair = dist.new_group([0, 1])
     results = {}
+    images = [image(k, "uint8") for k in range(IMAGES)]
+    own = dataset_stats(images, shard=(rank, WORLD), covariance=True, progress=False)
+    results["shard"] = own.all_reduce().state_dict()
     for kind in ("uint8", "uint16", "floating"):
         results[kind, WORLD] = share(kind, rank, WORLD).all_reduce().state_dict()
         if rank < 2:
@@ -93,6 +98,46 @@ def test_all_ranks_hold_what_one_process_would(results, kind, size):
                 assert torch.allclose(value, getattr(whole, name), rtol=1e-14, atol=0)
             else:
                 assert torch.equal(value, getattr(whole, name)), name
+
+
+def test_shards_and_covariances_add_up_to_one_process(results):
+    images = [image(k, "uint8") for k in range(IMAGES)]
+    whole = dataset_stats(images, covariance=True, progress=False)
+    for result in results:
+        stats = ChannelStats(covariance=True)
+        stats.load_state_dict(result["shard"])
+        assert stats.images == IMAGES  # 7 over 4: two, two, two and one
+        for name in ("mean", "std", "covariance", "mean_image_std", "mean_standard_error"):
+            assert torch.equal(getattr(stats, name), getattr(whole, name)), name
+        assert torch.equal(stats.quantile([0.1, 0.5]), whole.quantile([0.1, 0.5]))
+
+
+def lose_one(rank, folder):
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/meeting",
+        rank=rank,
+        world_size=WORLD,
+        timeout=datetime.timedelta(seconds=60),
+    )
+    stats = share("uint8", rank, WORLD)
+    if rank == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        stats.all_reduce()
+    except RuntimeError:
+        os._exit(3)
+    os._exit(0)
+
+
+def test_when_a_rank_dies_the_others_raise(tmp_path):
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=lose_one, args=(rank, tmp_path)) for rank in range(WORLD)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [3, 3, -signal.SIGKILL, 3]
 
 
 @pytest.mark.parametrize(("case", "error"), [("mixed", "TypeError"), ("channels", "ValueError")])

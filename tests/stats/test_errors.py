@@ -139,6 +139,10 @@ class Stream(IterableDataset):
         (lambda: dataset_stats([U8[0]], batch_size=1.5), TypeError, "batch_size must be an"),
         (lambda: dataset_stats([U8[0]], num_workers=-1), ValueError, "num_workers must be an"),
         (lambda: dataset_stats([U8[0]], limit=0), ValueError, "limit must be an integer >= 1"),
+        (lambda: dataset_stats([U8[0]], shard=3), TypeError, "shard must be a pair (rank, world"),
+        (lambda: dataset_stats([U8[0]], shard=(0, 0)), ValueError, "shard[1] must be an integer"),
+        (lambda: dataset_stats([U8[0]], shard=(2, 2)), ValueError, "shard[0] must be below the"),
+        (lambda: dataset_stats([U8[0]], covariance=0), TypeError, "covariance must be True or"),
         (lambda: dataset_stats([U8[0]], seed="a"), TypeError, "seed must be an integer"),
         (lambda: dataset_stats([U8[0]], progress=None), TypeError, "progress must be True or"),
         (
@@ -161,6 +165,7 @@ class Stream(IterableDataset):
                 {"batch_size": 3},
                 {"num_workers": 0},
                 {"limit": 5},
+                {"shard": (0, 2)},
                 {"checkpoint": "x.pt"},
                 {"on_error": "skip"},
             )

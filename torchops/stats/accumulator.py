@@ -60,6 +60,7 @@ class ChannelStats:
             it takes a second pass over the pixels.
 
     Attributes:
+        with_covariance: The option ``covariance``.
         skipped: Names of the images that ``dataset_stats(..., on_error="skip")`` left out.
 
     References:
@@ -76,7 +77,7 @@ class ChannelStats:
         check_bool("scale", scale)
         check_bool("covariance", covariance)
         self.scale = scale
-        self._with_covariance = covariance
+        self.with_covariance = covariance
         self.skipped: list[str] = []
         self._totals: Totals | None = None
 
@@ -115,7 +116,7 @@ class ChannelStats:
         if math.prod(batch) > 0:
             flat = images.detach().reshape(-1, *images.shape[-3:])
             of = IntegerTotals.of if images.dtype in INTEGER else FloatingTotals.of
-            self._add(of(flat, mask, self._with_covariance))
+            self._add(of(flat, mask, self.with_covariance))
         return self
 
     def merge(self, other: "ChannelStats") -> "ChannelStats":
@@ -156,10 +157,12 @@ class ChannelStats:
 
         Call it once, in every process, after the last update; a process without images takes part
         too. Give each image to one process only: ``DistributedSampler`` repeats images to make the
-        shards equal, ``Subset(dataset, range(rank, len(dataset), world_size))`` does not.
+        shards equal, ``dataset_stats(data, shard=(rank, world_size))`` does not. If a process has
+        died the others raise or time out; none returns a part for the whole.
 
         Args:
-            group: The process group; None is the default group.
+            group: The process group; None is the default group. Any backend; with NCCL call
+                ``torch.cuda.set_device`` first, since what travels goes by the current GPU.
 
         Returns:
             This object, which now holds the same statistics in every process.
@@ -238,7 +241,7 @@ class ChannelStats:
         Raises:
             ValueError: This object was made without ``covariance=True``.
         """
-        if not self._with_covariance:
+        if not self.with_covariance:
             raise ValueError(
                 "covariance must be asked for before images are counted, got covariance=False; "
                 "make this object by ChannelStats(covariance=True)"
@@ -298,7 +301,7 @@ class ChannelStats:
     def state_dict(self) -> dict[str, Any]:
         """Return what was counted as tensors, integers and lists, for ``torch.save``."""
         state = {"kind": None} if self._totals is None else state_of(self._totals)
-        return {"skipped": list(self.skipped), "covariance": self._with_covariance, **state}
+        return {"skipped": list(self.skipped), "covariance": self.with_covariance, **state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Replace what was counted by a ``state_dict``; ``scale`` stays as it is.
@@ -315,9 +318,9 @@ class ChannelStats:
             raise ValueError(
                 f"state must be the state_dict of a ChannelStats, got {describe(state)} ({error!r})"
             ) from error
-        if covariance != self._with_covariance:
+        if covariance != self.with_covariance:
             raise ValueError(
-                f"state must be of a ChannelStats with covariance={self._with_covariance}, "
+                f"state must be of a ChannelStats with covariance={self.with_covariance}, "
                 f"got one with covariance={covariance}"
             )
         self._totals, self.skipped = totals, skipped
@@ -363,7 +366,7 @@ class ChannelStats:
 
     @property
     def _options(self) -> dict[str, bool]:
-        return {"scale": self.scale, "covariance": self._with_covariance}
+        return {"scale": self.scale, "covariance": self.with_covariance}
 
     @property
     def _unit(self) -> int:

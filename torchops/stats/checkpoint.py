@@ -49,7 +49,7 @@ class Checkpoint:
             ) from error
         if job != self.job:
             raise ValueError(
-                "checkpoint must belong to the same data, limit and seed, "
+                "checkpoint must belong to the same data, limit, seed, shard and covariance, "
                 f"got that of another job: {self.path}; delete it to start anew"
             )
         stats.load_state_dict(state)

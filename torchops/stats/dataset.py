@@ -45,6 +45,8 @@ def dataset_stats(
     checkpoint: str | os.PathLike | None = None,
     limit: int | None = None,
     seed: int = 0,
+    shard: tuple[int, int] | None = None,
+    covariance: bool = False,
 ) -> ChannelStats:
     """Measure the mean, std, extremes and quantiles of each channel of a collection of images.
 
@@ -60,8 +62,9 @@ def dataset_stats(
     rotation is of no account: it moves pixels, it changes none. Pillow images out of a Dataset keep
     their channels (palettes become RGB).
 
-    To share the work between machines give each rank its own part, without repetitions, and add up:
-    ``dataset_stats(Subset(data, range(rank, len(data), world_size))).all_reduce()``.
+    To share the work between processes or machines give each its ``shard`` and add up:
+    ``dataset_stats(data, shard=(rank, world_size)).all_reduce()``, or ``merge`` what each returns:
+    integer images give the bits that one process would. ``torchrun -m torchops stats DIR`` does so.
 
     Args:
         data: A DataLoader; a Dataset or sequence with a length; or the path of a folder. An empty
@@ -78,10 +81,16 @@ def dataset_stats(
             the end and lists the images in ``.skipped``. Not with a DataLoader.
         checkpoint: A file to save the state in, now and then, and at the end. If it exists the
             count goes on from it: every image is counted once, however often the process was
-            killed. A finished file gives the result at once. Not with a DataLoader.
+            killed. A finished file gives the result at once. Each shard needs a file of its own.
+            Not with a DataLoader.
         limit: Measure a random sample of so many images, without repetition; see
             ``.mean_standard_error`` for how far off its mean may be. Not with a DataLoader.
         seed: Seed of the sample; the global random state is not used.
+        shard: (rank, world_size): measure every world_size-th image (of the sample, with
+            ``limit``), starting at the rank-th. The shards of all ranks hold every image once,
+            whether or not their sizes are equal. Not with a DataLoader.
+        covariance: Also measure the covariance between the channels, which takes a second pass
+            over the pixels.
 
     Returns:
         The statistics, with ``scale=True``.
@@ -100,7 +109,9 @@ def dataset_stats(
     """
     check_bool("progress", progress)
     check_choice("on_error", on_error, ("raise", "skip"))
+    check_bool("covariance", covariance)
     check_integer("seed", seed)
+    _check_shard(shard)
     if not (images is None or callable(images) or isinstance(images, str | int)):
         raise TypeError(f"images must be a key, an index or a function, got {describe(images)}")
     for name, value, minimum in (
@@ -117,10 +128,11 @@ def dataset_stats(
             "num_workers": num_workers,
             "checkpoint": checkpoint,
             "limit": limit,
+            "shard": shard,
             "on_error": None if on_error == "raise" else on_error,
         }
         _check_loader(data, given)
-        return _from_loader(data, images, place, progress)
+        return _from_loader(data, images, place, progress, covariance)
     if isinstance(data, str | os.PathLike):
         data = Folder(data)
     if isinstance(data, IterableDataset) or not isinstance(data, Indexed):
@@ -132,11 +144,15 @@ def dataset_stats(
     chosen: Sequence[int] = range(total)
     if limit is not None and limit < total:
         chosen = sorted(random.Random(seed).sample(chosen, limit))
+    if shard is not None:
+        chosen = chosen[shard[0] :: shard[1]]
     file = None
     if checkpoint is not None:
-        content = data.names if isinstance(data, Folder) else [type(data).__qualname__]
-        file = Checkpoint(checkpoint, fingerprint([total, limit, seed, *content]))
-    count = _Count(data, chosen, file, skip=on_error == "skip")
+        names = data.names if isinstance(data, Folder) else [type(data).__qualname__]
+        job = fingerprint([total, limit, seed, shard, covariance, *names])
+        file = Checkpoint(checkpoint, job)
+    stats = ChannelStats(covariance=covariance)
+    count = _Count(data, chosen, file, stats, skip=on_error == "skip")
     count.run(images, batch_size or _BATCH_SIZE, num_workers or 0, place, progress)
     if count.stats.skipped:
         _warn_of_skipped(count.stats.skipped, len(chosen))
@@ -146,12 +162,20 @@ def dataset_stats(
 class _Count:
     """A pass over chosen samples of a dataset, in order, that can be cut off anywhere."""
 
-    def __init__(self, data: Any, chosen: Sequence[int], file: Checkpoint | None, *, skip: bool):
+    def __init__(
+        self,
+        data: Any,
+        chosen: Sequence[int],
+        file: Checkpoint | None,
+        stats: ChannelStats,
+        *,
+        skip: bool,
+    ):
         self.data = data
         self.chosen = chosen
         self.file = file
         self.skip = skip
-        self.stats = ChannelStats()
+        self.stats = stats
         self.done = 0 if file is None else file.load(self.stats)
 
     def run(
@@ -163,13 +187,15 @@ class _Count:
         progress: bool,
     ) -> None:
         on_cpu = place is None or place.type == "cpu"
+        covariance = self.stats.with_covariance
         loader: DataLoader = DataLoader(
-            Source(self.data, images, skip=self.skip, reduce=on_cpu),
+            # Counts of levels say nothing of how the channels vary together.
+            Source(self.data, images, skip=self.skip, count=on_cpu and not covariance),
             batch_size=batch_size,
             sampler=self.chosen[self.done :],
             num_workers=num_workers,
             generator=torch.Generator(),  # else the seeds of the workers come from the global one
-            collate_fn=Collate(on_cpu),
+            collate_fn=Collate(on_cpu, covariance),
         )
         try:
             with _bar(progress, len(self.chosen), self.done) as advance:
@@ -186,7 +212,7 @@ class _Count:
         """Count a batch wholly or, if it raises, not at all."""
         if batch.unreadable and not self.skip:
             raise ValueError(f"data must hold readable images, got {batch.unreadable[0]}")
-        stats = self.stats + ChannelStats()
+        stats = self.stats + ChannelStats(covariance=self.stats.with_covariance)
         for part in batch.parts:
             try:
                 if isinstance(part.content, ChannelStats):
@@ -226,6 +252,18 @@ def _batches(loader: DataLoader) -> Iterator[Batch]:
         yield batch
 
 
+def _check_shard(shard: object) -> None:
+    if shard is None:
+        return
+    if not isinstance(shard, tuple) or len(shard) != 2:
+        raise TypeError(f"shard must be a pair (rank, world_size), got {describe(shard)}")
+    rank, world_size = shard
+    check_integer("shard[1]", world_size, minimum=1)
+    check_integer("shard[0]", rank, minimum=0)
+    if rank >= world_size:
+        raise ValueError(f"shard[0] must be below the world_size {world_size}, got {rank}")
+
+
 def _check_loader(loader: DataLoader, given: dict[str, Any]) -> None:
     for name, value in given.items():
         if value is not None:
@@ -238,14 +276,18 @@ def _check_loader(loader: DataLoader, given: dict[str, Any]) -> None:
         raise ValueError(
             "data must give every image once, got a DataLoader whose DistributedSampler repeats "
             f"{sampler.total_size - len(sampler.dataset)} image(s) to make the shards equal; "  # type: ignore[arg-type]
-            "pass Subset(dataset, range(rank, len(dataset), world_size)) instead"
+            "pass its dataset and shard=(rank, world_size) instead"
         )
 
 
 def _from_loader(
-    loader: DataLoader, images: Selector, place: torch.device | None, progress: bool
+    loader: DataLoader,
+    images: Selector,
+    place: torch.device | None,
+    progress: bool,
+    covariance: bool,
 ) -> ChannelStats:
-    stats = ChannelStats()
+    stats = ChannelStats(covariance=covariance)
     sized = not isinstance(loader.dataset, IterableDataset)
     total = len(loader.sampler) if sized and hasattr(loader.sampler, "__len__") else None  # type: ignore[arg-type]
     with _bar(progress, total, 0) as advance:

@@ -79,14 +79,14 @@ Item = tuple[int, list[Tensor | Counts] | str]
 class Source(Dataset[Item]):
     """Samples as (index, their images); of an unreadable one (index, what is wrong with it).
 
-    With ``reduce`` Pillow images are counted as soon as they are decoded, still in the cache.
+    With ``count`` Pillow images are counted as soon as they are decoded, still in the cache.
     """
 
-    def __init__(self, data: Any, images: Selector, *, skip: bool, reduce: bool):
+    def __init__(self, data: Any, images: Selector, *, skip: bool, count: bool):
         self.data = data
         self.images = images
         self.catch = Exception if skip else UnreadableImageError
-        self.reduce = reduce
+        self.count = count
 
     def __getitem__(self, index: int) -> Item:
         try:
@@ -98,7 +98,7 @@ class Source(Dataset[Item]):
         return index, [self._take(entry) for entry in as_list(select(sample, self.images))]
 
     def _take(self, entry: Any) -> Tensor | Counts:
-        if self.reduce and not isinstance(entry, Tensor):
+        if self.count and not isinstance(entry, Tensor):
             levels = picture_to_counts(entry)
             if levels is not None:
                 return Counts(levels)
@@ -130,8 +130,9 @@ class Batch:
 class Collate:
     """Turn samples of ``Source`` into a ``Batch``; with ``reduce`` only integers leave a worker."""
 
-    def __init__(self, reduce: bool):
+    def __init__(self, reduce: bool, covariance: bool = False):
         self.reduce = reduce
+        self.covariance = covariance
 
     def __call__(self, samples: list[Item]) -> Batch:
         """Group the images of some samples by kind and reduce each group."""
@@ -158,7 +159,7 @@ class Collate:
     def _content(self, contents: list[Tensor], counted: bool) -> ChannelStats | list[Tensor]:
         if not self.reduce:
             return contents
-        stats = ChannelStats()
+        stats = ChannelStats(covariance=self.covariance)
         if counted:
             stats._update_by_counts(stack(contents))
         else:
