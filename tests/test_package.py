@@ -60,7 +60,7 @@ def test_every_public_name_is_there_and_documented():
 
 
 CONTRACT = {
-    "bilateral": "bilateral_filter BilateralFilter durand_tonemap",
+    "bilateral": "bilateral_filter BilateralFilter durand_tonemap joint_bilateral_upsample",
     "colorization": "levin_weights colorization_loss ColorizationLoss colorize Colorization "
     "scribbles_from_marked rgb_to_yuv yuv_to_rgb rgb_to_yiq yiq_to_rgb",
     "flow": "lucas_kanade LucasKanade OpticalFlow warp_by_flow endpoint_error angular_error "

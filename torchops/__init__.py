@@ -23,7 +23,12 @@ from torchops.alignment import (
     warp_image,
     warp_points,
 )
-from torchops.bilateral import BilateralFilter, bilateral_filter, durand_tonemap
+from torchops.bilateral import (
+    BilateralFilter,
+    bilateral_filter,
+    durand_tonemap,
+    joint_bilateral_upsample,
+)
 
 # colorization
 from torchops.colorization import (
@@ -67,6 +72,7 @@ __all__: list[str] = [
     "BilateralFilter",
     "bilateral_filter",
     "durand_tonemap",
+    "joint_bilateral_upsample",
     # colorization
     "Colorization",
     "ColorizationLoss",

@@ -186,10 +186,11 @@ def align_columns(columns: list[list[Any]]) -> list[tuple[Any, ...]]:
     return list(zip(*(c * length if len(c) == 1 else c for c in columns), strict=True))
 
 
-def by_group(batch: Batch, keys: list[Any], run: Callable[[Batch, Any], Tensor]) -> Tensor:
+def by_group(batch: Any, keys: list[Any], run: Callable[[Any, Any], Tensor]) -> Tensor:
     """Run samples of equal key together, so that each is filtered as it would be alone.
 
-    ``keys`` has one entry per sample, or one entry that all samples share.
+    ``keys`` has one entry per sample, or one entry that all samples share. ``batch`` is a `Batch`,
+    or whatever else has its ``select``.
     """
     distinct = list(dict.fromkeys(keys))
     if len(distinct) == 1:
