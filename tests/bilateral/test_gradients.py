@@ -77,19 +77,25 @@ def test_sigmas_per_sample_and_per_axis():
     assert gradcheck(run, (along_y, along_x, level))
 
 
-def test_the_fast_and_the_traceable_form_agree():
+@pytest.mark.parametrize("ones", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("guide_channels", [1, 2])
+def test_the_fast_and_the_traceable_form_agree(ones, shared, guide_channels):
     from torchops.bilateral import pairs
 
     generator = torch.Generator().manual_seed(0)
     sources, guide, upstream = (
-        torch.randn(2, c, 500, generator=generator, dtype=torch.float64) for c in (3, 2, 3)
+        torch.randn(2, c, 500, generator=generator, dtype=torch.float64)
+        for c in (3, guide_channels, 3 + ones)
     )
     sharpness = torch.tensor([1.0, 0.3], dtype=torch.float64)
+    if shared:  # one number for all samples takes a shorter way
+        sharpness = sharpness[:1].expand(2)
     exponents = -torch.rand(2, 5, generator=generator, dtype=torch.float64)
     deltas = (1, 0, 9, 10, 11)
     inner = slice(11, -11)
     for distance in ("l2", "l1"):
-        options = (sharpness, exponents, deltas, distance)
+        options = (sharpness, exponents, deltas, distance, ones)
         fast = pairs._chunked_sums(sources, guide, *options)
         plain = pairs._traceable_sums(sources, guide, *options)
         assert_close(fast[..., inner], plain[..., inner], 1e-13)
@@ -97,8 +103,8 @@ def test_the_fast_and_the_traceable_form_agree():
         arrays = (torch.zeros_like(upstream), sources, guide, sharpness, exponents)
         arrays[0][..., inner] = upstream[..., inner]
         needs = (True,) * 4
-        fast = pairs._chunked_gradients(arrays, deltas, distance, 2, needs)
-        plain = pairs._traceable_gradients(arrays, deltas, distance, 2, needs)
+        fast = pairs._chunked_gradients(arrays, deltas, distance, ones, needs)
+        plain = pairs._traceable_gradients(arrays, deltas, distance, ones, needs)
         for a, b in zip(fast, plain, strict=True):
             assert_close(a, b, 1e-11)
 

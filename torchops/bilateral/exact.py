@@ -10,6 +10,9 @@ from torchops._common.sampling import reflect_index
 from torchops.bilateral.arguments import Batch
 from torchops.bilateral.pairs import pair_sums
 
+# A guide value so far from all others that its weight is 0, while its square is still a float32.
+FAR = 1e15
+
 
 def half_window(radii: tuple[int, ...], window: str, strides: list[int]) -> tuple[int, ...]:
     """Return the flat offsets of the half of the box that follows its centre in raster order.
@@ -61,9 +64,9 @@ def pad_image(image: Tensor, radii: tuple[int, ...], border: str, outside: float
 
 def crop_image(padded: Tensor, radii: tuple[int, ...]) -> Tensor:
     """Undo `pad_image`."""
-    for dim, radius in enumerate(radii, start=padded.ndim - len(radii)):
-        padded = padded.narrow(dim, radius, padded.shape[dim] - 2 * radius)
-    return padded
+    # One copy instead of a chain of views, whose gradients would each fill a whole image.
+    widths = [width for radius in reversed(radii) for width in (-radius, -radius)]
+    return torch.nn.functional.pad(padded, widths)
 
 
 def countable(
@@ -95,42 +98,68 @@ def normalised(weighted: Tensor, total: Tensor, finite: Tensor) -> Tensor:
     return torch.where(some, weighted / torch.where(some, total, 1), 0)
 
 
+def sources_of(batch: Batch) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+    """Return values, counts and guide (None: ones, the values), and where the guide is finite.
+
+    Without a mask no counts are needed: a pixel that must not count gets a guide far from all.
+    """
+    if batch.mask is not None:
+        return countable(batch.image, batch.guide, batch.mask)
+    finite = batch.guide.isfinite().all(1, keepdim=True)
+    if batch.guide is batch.image:
+        return torch.where(finite, batch.image, FAR), None, None, finite
+    values = torch.where(finite, batch.image, 0)
+    return values, None, torch.where(finite, batch.guide, FAR), finite
+
+
 def exact_filter(
     batch: Batch, radii: tuple[int, ...], *, window: str, distance: str, border: str
 ) -> Tensor:
     """Filter a batch with one window."""
-    sums, finite = _padded_sums(batch, radii, window, distance, border)
-    sums = crop_image(sums, radii)
+    sums, finite = _window_sums(batch, radii, window, distance, border)
     weighted, total = sums.split([sums.shape[1] - 1, 1], 1)
     return normalised(weighted, total, finite)
 
 
-def _padded_sums(
+def _window_sums(
     batch: Batch, radii: tuple[int, ...], window: str, distance: str, border: str
 ) -> tuple[Tensor, Tensor]:
-    """Return the weighted values and, as last channel, the weight sums, with their margin.
+    """Return the weighted values and, as last channel, the weight sums; and where it is finite.
 
-    And where the guide is finite. A function of its own, so that what it made is freed before its
-    caller divides.
+    A function of its own, so that what it made is freed before its caller divides.
     """
-    values, counts, clean, finite = countable(batch.image, batch.guide, batch.mask)
-    guides_itself = clean is values
-    values = pad_image(values, radii, border, 0)
-    clean = values if guides_itself else pad_image(clean, radii, border, 0)
-    counts = pad_image(counts, radii, border, 0 if border == "valid_only" else 1)
-    sources = torch.cat([values, counts], 1)
-    samples, channels, *padded = sources.shape
-    del values, counts
+    values, counts, guide, finite = sources_of(batch)
+    values, counts, guide = pad_sources(values, counts, guide, radii, border)
+    samples, channels, *padded = values.shape
     strides = [math.prod(padded[axis + 1 :]) for axis in range(len(radii))]
+    sources = values if counts is None else torch.cat([values, counts], 1)
+    guide = values if guide is None else guide
     sharpness = 1 / (2 * math.log(2) * batch.sigma_range.square())
     sums = pair_sums(
         sources.flatten(2),
-        clean.flatten(2),
+        # A tensor of its own even where nothing is flattened: compilers want distinct arguments.
+        guide.reshape(samples, guide.shape[1], math.prod(padded)),
         sharpness.expand(samples),
         spatial_exponents(radii, batch.sigma_space).expand(samples, -1),
         half_window(radii, window, strides),
         distance,
-        # Without a mask nobody differentiates by the counts.
-        channels - 1 if batch.mask is None else channels,
+        counts is None,
     )
-    return sums.unflatten(2, padded), finite
+    return crop_image(sums.reshape(samples, channels + 1, *padded), radii), finite
+
+
+def pad_sources(
+    values: Tensor,
+    counts: Tensor | None,
+    guide: Tensor | None,
+    radii: tuple[int, ...],
+    border: str,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Extend what `sources_of` returns, so that outside pixels count as the border has it."""
+    drop = border == "valid_only"
+    far = FAR if drop else 0.0
+    return (
+        pad_image(values, radii, border, far if guide is None else 0.0),
+        None if counts is None else pad_image(counts, radii, border, 0.0 if drop else 1.0),
+        None if guide is None else pad_image(guide, radii, border, far),
+    )

@@ -13,10 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from torchops.bilateral.arguments import Batch
-from torchops.bilateral.exact import countable, crop_image, normalised, pad_image
-
-# A guide value so far from all others that its weight is 0, while its square is still a float32.
-FAR = 1e15
+from torchops.bilateral.exact import crop_image, normalised, pad_sources, sources_of
 
 _library = torch.library.Library("torchops", "FRAGMENT")
 _library.define(
@@ -44,7 +41,7 @@ def _forward(
     """Return sum_q w_pq values_q and sum_q w_pq counts_q; None stands for ones, and for values."""
     from torchops.bilateral.kernels import launch_forward
 
-    values, counts, guide = _with_margins(values, counts, guide, radii, border)
+    values, counts, guide = pad_sources(values, counts, guide, tuple(radii), border)
     return launch_forward(values, counts, guide, rates, radii, disc, l1)
 
 
@@ -66,7 +63,7 @@ def _backward(
     """Return the gradients of values, counts, guide and rates; empty for what is not needed."""
     from torchops.bilateral.kernels import launch_backward
 
-    arrays = _with_margins(values, counts, guide, radii, border)
+    arrays = pad_sources(values, counts, guide, tuple(radii), border)
     gradients = (grad_sums, grad_total)
     *found, grad_rates = launch_backward(
         *arrays, rates, *gradients, radii, disc, l1, needs_guide, needs_rates
@@ -76,19 +73,6 @@ def _backward(
         for gradient in found
     )
     return first, second, third, grad_rates
-
-
-def _with_margins(
-    values: Tensor, counts: Tensor | None, guide: Tensor | None, radii: list[int], border: str
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Extend the arrays by the radii, so that outside pixels count as the border has it."""
-    drop = border == "valid_only"
-    far = FAR if drop else 0.0
-    return (
-        pad_image(values, tuple(radii), border, far if guide is None else 0.0),
-        None if counts is None else pad_image(counts, tuple(radii), border, 0.0 if drop else 1.0),
-        None if guide is None else pad_image(guide, tuple(radii), border, far),
-    )
 
 
 def fold_margins(gradient: Tensor, radii: list[int], border: str) -> Tensor:
@@ -212,7 +196,7 @@ def exact_filter_fused(
     batch: Batch, radii: tuple[int, ...], *, window: str, distance: str, border: str
 ) -> Tensor:
     """Filter a batch with one window: `exact.exact_filter` by the kernels."""
-    values, counts, guide, finite = _sources(batch)
+    values, counts, guide, finite = sources_of(batch)
     missing = 3 - len(radii)  # the kernels know volumes only
     arrays = [
         None if array is None else array.reshape(*array.shape[:2], *[1] * missing, *array.shape[2:])
@@ -225,17 +209,3 @@ def exact_filter_fused(
         *arrays, rates, [0] * missing + list(radii), border, window == "disc", distance == "l1"
     )
     return normalised(sums.reshape(values.shape), total.reshape(finite.shape), finite)
-
-
-def _sources(batch: Batch) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
-    """Return values, counts and guide for the kernel (None: ones, the values), and where finite.
-
-    Without a mask no counts are needed: a pixel that must not count gets a guide far from all.
-    """
-    if batch.mask is not None:
-        return countable(batch.image, batch.guide, batch.mask)
-    finite = batch.guide.isfinite().all(1, keepdim=True)
-    if batch.guide is batch.image:
-        return torch.where(finite, batch.image, FAR), None, None, finite
-    values = torch.where(finite, batch.image, 0)
-    return values, None, torch.where(finite, batch.guide, FAR), finite

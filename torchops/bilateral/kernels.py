@@ -343,7 +343,7 @@ def _bilateral_backward_kernel(
                             )
                         )  # fmt: skip
             else:
-                for dx in tl.range(-radius_x, radius_x + 1, loop_unroll_factor=4):
+                for dx in tl.range(-radius_x, radius_x + 1, loop_unroll_factor=2):
                     if (not DISC) or _in_disc(dz, dy, dx, radius_z, radius_y, radius_x, reach):
                         space = (row_space - dx * dx * rate_x) * LOG2_E
                         grad_values, grad_counts, grad_guide, grad_range, grad_x, grad_row = (
@@ -470,24 +470,22 @@ def launch_backward(
     def new(channels: int) -> Tensor:
         return rates.new_empty(batch, channels, *padded)
 
-    nothing = rates.new_empty(0)
-    grad_values, grad_counts = new(channels), nothing if counts is None else new(1)
-    grad_guide = nothing if guide is None or not needs_guide else new(guide.shape[1])
-    grad_rates = torch.zeros_like(rates) if needs_rates else nothing
+    grad_values = new(channels)
+    grad_counts = rates.new_empty(0) if counts is None else new(1)
+    grad_guide = rates.new_empty(0) if guide is None or not needs_guide else new(guide.shape[1])
+    grad_rates = torch.zeros_like(rates) if needs_rates else rates.new_empty(0)
     if batch * tiles == 0:
         return grad_values, grad_counts, grad_guide, grad_rates
     groups = list(_groups(values, counts, guide, rates, disc, l1))
+    rates = rates.contiguous()
     values, counts, guide = (_with_zeros(t, radii, 1) for t in (values, counts, guide))
     grad_sums, grad_total = (_with_zeros(t, radii, 2) for t in (grad_sums, grad_total))
     for first, options in groups:
         wanted = options["GUIDE"] if guide is None or needs_guide else 0
         # Guide, counts and rates sum over the groups of image channels: later groups add a part.
-        parts = [
-            t if first == 0 or t is nothing else torch.empty_like(t)
-            for t in (grad_guide, grad_counts)
-        ]
+        parts = [t if first == 0 else torch.empty_like(t) for t in (grad_guide, grad_counts)]
         for guide_first in range(0, max(wanted, 1), GROUP):
-            rates_part = rates.new_empty(batch, tiles, 4) if needs_rates else nothing
+            rates_part = rates.new_empty(batch, tiles, 4) if needs_rates else grad_rates
             _bilateral_backward_kernel[(batch * tiles,)](
                 values,
                 values if counts is None else counts,
@@ -520,11 +518,11 @@ def launch_backward(
 
 
 def _with_zeros(tensor: Tensor | None, radii: list[int], margins: int) -> Any:
-    """Add margins of zeros, as wide as the radii."""
+    """Add margins of zeros, as wide as the radii; the result is contiguous."""
     if tensor is None:
         return None
     widths = [width for radius in reversed(radii) for width in (margins * radius,) * 2]
-    return torch.nn.functional.pad(tensor, widths)
+    return torch.nn.functional.pad(tensor, widths).contiguous()  # pad may keep other strides
 
 
 def _contiguous(*tensors: Tensor | None) -> list[Any]:

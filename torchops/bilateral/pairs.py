@@ -9,6 +9,7 @@ The matrix of the weights is symmetric, so the gradient with respect to what is 
 sum over the incoming gradient, and the backward recomputes the weights as the forward did.
 
     sums_p = sources_p + sum over q of w_pq sources_q
+    total_p = 1 + sum over q of w_pq
     w_pq = 2^(exponent of the offset - sharpness * distance(guide_p, guide_q)^2)
 
 Arrays: ``sources`` (B, S, N); ``guide`` (B, D, N); ``sharpness`` (B,); ``exponents`` (B, K), one
@@ -36,9 +37,11 @@ def pair_sums(
     exponents: Tensor,
     deltas: tuple[int, ...],
     distance: str,
-    differentiable: int,
+    ones: bool,
 ) -> Tensor:
-    """Return the sums (B, S, N), differentiable in all four arrays.
+    """Return the sums (B, S, N) or, with ``ones``, sums and total (B, S + 1, N).
+
+    Differentiable in all four arrays, any order.
 
     Args:
         sources: What is summed.
@@ -47,10 +50,9 @@ def pair_sums(
         exponents: Spatial part of the exponents.
         deltas: Flat offsets.
         distance: "l2" or "l1" across the channels of ``guide``.
-        differentiable: Only that many leading channels of ``sources`` get a gradient; the others
-            are taken for constants, which saves their share of the backward.
+        ones: Sum the weights too, as if the last channel of ``sources`` were 1.
     """
-    return _PairSums.apply(sources, guide, sharpness, exponents, deltas, distance, differentiable)
+    return _PairSums.apply(sources, guide, sharpness, exponents, deltas, distance, ones)
 
 
 def _fold(info: Any, in_dims: tuple[Any, ...], arrays: tuple[Tensor, ...]) -> list[Tensor]:
@@ -74,16 +76,15 @@ class _PairSums(torch.autograd.Function):
         exponents: Tensor,
         deltas: tuple[int, ...],
         distance: str,
-        differentiable: int,
+        ones: bool,
     ) -> Tensor:
         # A compiler fuses whole taps by itself; chunks would only tie its code to one size.
-        if torch.compiler.is_compiling():
-            return _traceable_sums(sources, guide, sharpness, exponents, deltas, distance)
-        return _chunked_sums(sources, guide, sharpness, exponents, deltas, distance)
+        sums = _traceable_sums if torch.compiler.is_compiling() else _chunked_sums
+        return sums(sources, guide, sharpness, exponents, deltas, distance, ones)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        *tensors, ctx.deltas, ctx.distance, ctx.differentiable = inputs
+        *tensors, ctx.deltas, ctx.distance, ctx.ones = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
@@ -94,17 +95,12 @@ class _PairSums(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         needs = tuple(ctx.needs_input_grad[:4])
-        sources, *others = ctx.saved_tensors
-        channels = ctx.differentiable
         grads = iter(
             _PairGradients.apply(
-                upstream, sources, *others, ctx.deltas, ctx.distance, channels, needs
+                upstream, *ctx.saved_tensors, ctx.deltas, ctx.distance, ctx.ones, needs
             )
         )
-        found = [next(grads) if need else None for need in needs]
-        if found[0] is not None:
-            found[0] = pad(found[0], (0, 0, 0, sources.shape[1] - channels))
-        return (*found, None, None, None)
+        return (*(next(grads) if need else None for need in needs), None, None, None)
 
 
 class _PairGradients(torch.autograd.Function):
@@ -119,17 +115,17 @@ class _PairGradients(torch.autograd.Function):
         exponents: Tensor,
         deltas: tuple[int, ...],
         distance: str,
-        channels: int,
+        ones: bool,
         needs: tuple[bool, ...],
     ) -> tuple[Tensor, ...]:
         arrays = (upstream, sources, guide, sharpness, exponents)
-        if torch.compiler.is_compiling():
-            return _traceable_gradients(arrays, deltas, distance, channels, needs)
-        return _chunked_gradients(arrays, deltas, distance, channels, needs)
+        compiling = torch.compiler.is_compiling()
+        gradients = _traceable_gradients if compiling else _chunked_gradients
+        return gradients(arrays, deltas, distance, ones, needs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        *tensors, ctx.deltas, ctx.distance, ctx.channels, ctx.needs = inputs
+        *tensors, ctx.deltas, ctx.distance, ctx.ones, ctx.needs = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
@@ -147,15 +143,14 @@ class _PairGradients(torch.autograd.Function):
         arrays = ctx.saved_tensors
         total = [torch.zeros_like(array) for array in arrays]
         if ctx.needs[0]:  # the centre passes its gradient straight through
-            dropped = arrays[0].shape[1] - ctx.channels
-            total[0] = pad(cotangents[0], (0, 0, 0, dropped))
+            total[0] = pad(cotangents[0], (0, 0, 0, int(ctx.ones)))
         for k, delta in _taps(ctx.deltas):
             tap = partial(
                 _tap_gradients,
                 k=k,
                 delta=delta,
                 distance=ctx.distance,
-                channels=ctx.channels,
+                ones=ctx.ones,
                 needs=ctx.needs,
             )
             pull = torch.func.vjp(tap, *arrays)[1]
@@ -179,6 +174,10 @@ def _compare(guide: Tensor, delta: int, distance: str) -> tuple[Tensor, Tensor]:
     return length.square(), length * difference.sign()
 
 
+def _with_ones(sources: Tensor, ones: bool) -> Tensor:
+    return torch.cat([sources, torch.ones_like(sources[:, :1])], 1) if ones else sources
+
+
 def _traceable_sums(
     sources: Tensor,
     guide: Tensor,
@@ -186,8 +185,9 @@ def _traceable_sums(
     exponents: Tensor,
     deltas: tuple[int, ...],
     distance: str,
+    ones: bool,
 ) -> Tensor:
-    total = sources
+    total = sources = _with_ones(sources, ones)
     for k, delta in _taps(deltas):
         squared, _ = _compare(guide, delta, distance)
         weight = (exponents[:, k, None, None] - sharpness[:, None, None] * squared).exp2()
@@ -206,10 +206,12 @@ def _tap_gradients(
     k: int,
     delta: int,
     distance: str,
-    channels: int,
+    ones: bool,
     needs: tuple[bool, ...],
 ) -> tuple[Tensor, ...]:
     """Return what the pairs of one offset add to the needed gradients."""
+    channels = sources.shape[1]
+    sources = _with_ones(sources, ones)
     squared, slope = _compare(guide, delta, distance)
     weight = (exponents[:, k, None, None] - sharpness[:, None, None] * squared).exp2()
     to_near = weight * upstream[..., delta:]
@@ -234,16 +236,14 @@ def _traceable_gradients(
     arrays: tuple[Tensor, ...],
     deltas: tuple[int, ...],
     distance: str,
-    channels: int,
+    ones: bool,
     needs: tuple[bool, ...],
 ) -> tuple[Tensor, ...]:
-    centre = arrays[0][:, :channels].clone()
+    centre = arrays[0][:, : arrays[1].shape[1]].clone()
     start = [centre, *(torch.zeros_like(array) for array in arrays[2:])]
     total = [array for array, need in zip(start, needs, strict=True) if need]
     for k, delta in _taps(deltas):
-        found = _tap_gradients(
-            *arrays, k=k, delta=delta, distance=distance, channels=channels, needs=needs
-        )
+        found = _tap_gradients(*arrays, k=k, delta=delta, distance=distance, ones=ones, needs=needs)
         total = [t + f for t, f in zip(total, found, strict=True)]
     return tuple(total)
 
@@ -268,17 +268,60 @@ def _chunks(
         yield slice(start, stop), [(k, slice(start + d, stop + d)) for k, d in taps]
 
 
-def _chunk_compare(near: Tensor, far: Tensor, distance: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the squared distance of the pairs, the difference, and its length (l1 only)."""
-    difference = far - near
-    first, *rest = difference.split(1, 1)
-    if distance == "l1" and rest:
-        length = difference.abs().sum(1, keepdim=True)
-        return length.square(), difference, length
-    squared = first.square()
-    for other in rest:
-        squared.addcmul_(other, other)
-    return squared, difference, first
+class _Weights:
+    """The weights of pairs of ranges, computed in work arrays that every chunk uses again."""
+
+    def __init__(
+        self, guide: Tensor, sharpness: Tensor, exponents: Tensor, distance: str, length: int
+    ) -> None:
+        self.guide, self.distance = guide, distance
+        self.exponents = exponents[..., None, None].unbind(1)
+        self.blunt = -sharpness[:, None, None]
+        # One number for all samples is multiplied in the same pass. A GPU would wait for it.
+        shared = sharpness.device.type == "cpu" and (
+            len(sharpness) == 1 or sharpness.stride(0) == 0
+        )
+        self.number = float(self.blunt[0]) if shared and len(sharpness) else None
+        self.difference = guide.new_empty(*guide.shape[:2], length)
+        self.weight = guide.new_empty(len(guide), 1, length)
+        self.length = self.weight  # replaced where l1 needs a third work array
+        if distance == "l1" and guide.shape[1] > 1:
+            self.length = torch.empty_like(self.weight)
+
+    def __call__(self, k: int, here: slice, there: slice) -> tuple[Tensor, Tensor]:
+        """Return weights (B, 1, n) and guide differences (B, D, n); valid until the next call."""
+        size = here.stop - here.start
+        difference, weight = self.difference[..., :size], self.weight[..., :size]
+        torch.sub(self.guide[..., there], self.guide[..., here], out=difference)
+        parts = difference.split(1, 1)
+        if self.length is not self.weight:
+            length = self.length[..., :size]
+            torch.abs(parts[0], out=length)
+            for part in parts[1:]:
+                length += torch.abs(part, out=weight)
+            parts = (length,)
+        exponent: Tensor = self.exponents[k]
+        if self.number is not None:
+            for part in parts:
+                exponent = torch.addcmul(exponent, part, part, value=self.number, out=weight)
+        else:
+            torch.mul(parts[0], parts[0], out=weight)
+            for part in parts[1:]:
+                weight.addcmul_(part, part)
+            torch.addcmul(exponent, weight, self.blunt, out=weight)
+        return weight.exp2_(), difference
+
+    def squared(self, difference: Tensor) -> Tensor:
+        """Return the squared distances of the last call."""
+        if self.length is not self.weight:
+            return self.length[..., : difference.shape[-1]].square()
+        return difference.square().sum(1, keepdim=True)
+
+    def slope(self, difference: Tensor) -> Tensor:
+        """Return half the gradient of the squared distances of the last call."""
+        if self.length is not self.weight:
+            return difference.sign().mul_(self.length[..., : difference.shape[-1]])
+        return difference
 
 
 def _chunked_sums(
@@ -288,63 +331,71 @@ def _chunked_sums(
     exponents: Tensor,
     deltas: tuple[int, ...],
     distance: str,
+    ones: bool,
 ) -> Tensor:
-    sums = sources.clone(memory_format=torch.contiguous_format)
-    blunt = -sharpness[:, None, None]
-    exponent = exponents[..., None, None].unbind(1)
-    for here, pairs in _chunks(sources, deltas):
-        near_guide, near_sources, near_sums = guide[..., here], sources[..., here], sums[..., here]
+    batch, channels, size = sources.shape
+    result = sources.new_empty(batch, channels + ones, size)
+    sums, total = result[:, :channels].copy_(sources), result[:, channels:].fill_(1)
+    chunks = list(_chunks(sources, deltas))
+    longest = max((here.stop - here.start for here, _ in chunks), default=0)
+    weights = _Weights(guide, sharpness, exponents, distance, longest)
+    for here, pairs in chunks:
+        near_sources, near_sums, near_total = sources[..., here], sums[..., here], total[..., here]
         for k, there in pairs:
-            squared, _, _ = _chunk_compare(near_guide, guide[..., there], distance)
-            weight = torch.addcmul(exponent[k], squared, blunt).exp2_()
+            weight, _ = weights(k, here, there)
             near_sums.addcmul_(weight, sources[..., there])
             sums[..., there].addcmul_(weight, near_sources)
-    return sums
+            if ones:
+                near_total += weight
+                total[..., there] += weight
+    return result
 
 
 def _chunked_gradients(
     arrays: tuple[Tensor, ...],
     deltas: tuple[int, ...],
     distance: str,
-    channels: int,
+    ones: bool,
     needs: tuple[bool, ...],
 ) -> tuple[Tensor, ...]:
     upstream, sources, guide, sharpness, exponents = arrays
-    grad_sources = upstream[:, :channels].clone(memory_format=torch.contiguous_format)
-    grad_guide = torch.zeros_like(guide)
+    upstream, up_total = upstream.split([sources.shape[1], int(ones)], 1)
+    grad_sources = upstream.clone(memory_format=torch.contiguous_format)
+    grad_guide = torch.zeros_like(guide) if needs[1] else guide
     # One sum per offset and quantity; small tensors kept in a list would fragment the heap.
     grad_sharpness = torch.zeros_like(exponents)
     grad_exponents = torch.zeros_like(exponents)
-    blunt = -sharpness[:, None, None]
-    exponent = exponents[..., None, None].unbind(1)
-    for here, pairs in _chunks(sources, deltas):
-        near_guide, near_sources, near_up = (
-            guide[..., here],
-            sources[..., here],
-            upstream[..., here],
-        )
+    chunks = list(_chunks(sources, deltas))
+    longest = max((here.stop - here.start for here, _ in chunks), default=0)
+    weights = _Weights(guide, sharpness, exponents, distance, longest)
+    for here, pairs in chunks:
+        near_sources, near_up = sources[..., here], upstream[..., here]
         for k, there in pairs:
-            far_up = upstream[..., there]
-            squared, difference, length = _chunk_compare(near_guide, guide[..., there], distance)
-            weight = torch.addcmul(exponent[k], squared, blunt).exp2_()
+            far_sources, far_up = sources[..., there], upstream[..., there]
+            weight, difference = weights(k, here, there)
             if needs[0]:
-                grad_sources[..., here].addcmul_(weight, far_up[:, :channels])
-                grad_sources[..., there].addcmul_(weight, near_up[:, :channels])
+                grad_sources[..., here].addcmul_(weight, far_up)
+                grad_sources[..., there].addcmul_(weight, near_up)
             if not any(needs[1:]):
                 continue
-            product = (far_up * near_sources).addcmul_(near_up, sources[..., there])
-            shared = product.sum(1, keepdim=True).mul_(weight)
+            product = (far_up * near_sources).addcmul_(near_up, far_sources)
+            shared = product if product.shape[1] == 1 else product.sum(1, keepdim=True)
+            if ones:
+                shared += up_total[..., here]
+                shared += up_total[..., there]
+            shared *= weight
             if needs[2]:
+                squared = weights.squared(difference)
                 grad_sharpness[:, k] -= squared.mul_(shared).sum((1, 2))
             if needs[3]:
                 grad_exponents[:, k] += shared.sum((1, 2))
             if needs[1]:
-                slope = difference if distance == "l2" else difference.sign().mul_(length.abs())
+                slope = weights.slope(difference)
                 grad_guide[..., here].addcmul_(shared, slope)
                 grad_guide[..., there].addcmul_(shared, slope, value=-1)
     found = (
         grad_sources,
-        grad_guide.mul_(-2 * math.log(2) * blunt),
+        grad_guide.mul_(2 * math.log(2) * sharpness[:, None, None]) if needs[1] else grad_guide,
         grad_sharpness.sum(1) * math.log(2),
         grad_exponents * math.log(2),
     )
