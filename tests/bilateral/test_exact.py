@@ -12,7 +12,7 @@ from helpers import assert_close, layouts, photograph, smooth_image
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchops import BilateralFilter, bilateral_filter
+from torchops import bilateral_filter
 
 # A sum over a window adds its terms one by one: about sqrt(169) roundings of float32.
 ROUNDING = 2e-6
@@ -496,28 +496,3 @@ def test_a_nan_sigma_spoils_its_own_sample_only():
         found = bilateral_filter(image, space, level)
         assert found[1].isnan().all()
         assert found[[0, 2]].isfinite().all()
-
-
-# --- The Module ----------------------------------------------------------------------------------
-
-
-def test_module_equals_function():
-    image, guide = torch.rand(2, 3, 9, 8), torch.rand(2, 1, 9, 8)
-    mask = torch.rand(2, 1, 9, 8) > 0.2
-    options = {"radius": 2, "window": "disc", "distance": "l1", "border": "replicate"}
-    module = BilateralFilter(1.2, 0.3, **options)
-    expected = bilateral_filter(image, 1.2, 0.3, guide=guide, mask=mask, **options)
-    assert torch.equal(module(image, guide, mask), expected)
-    assert "radius=(2, 2)" in repr(module)
-
-
-def test_module_keeps_tensor_sigmas_as_buffers_and_fixes_the_radius():
-    module = BilateralFilter((torch.tensor([0.6, 1.1]), 2.0), torch.tensor(0.3))
-    assert module.radius == (4, 6)
-    assert set(module.state_dict()) == {"sigma_space_0", "sigma_range"}
-    image = torch.rand(2, 1, 8, 8, dtype=torch.float64)
-    found = module.double()(image)
-    expected = bilateral_filter(
-        image, (module.sigma_space_0, 2.0), module.sigma_range, radius=(4, 6)
-    )
-    assert torch.equal(found, expected)
