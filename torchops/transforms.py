@@ -122,27 +122,38 @@ class RandomMultiErase(v2.Transform):
             )
         batch, height, width = _batch_and_size(flat_inputs)
         size = math.prod(batch)
-        boxes = sample_disjoint_boxes(
-            size,
-            height,
-            width,
-            fraction=self.fraction,
-            count=self.count,
-            ratio=self.ratio,
-            generator=self.generator,
+        selected, applies = None, True
+        if self.p < 1:  # where all are selected there is nothing to toss
+            selected = self._toss(size)
+            # Read where that costs nothing, to leave alone what needs no work.
+            known = selected.is_cpu and not torch.compiler.is_compiling()
+            heads = selected.tolist() if known else [True, False]
+            applies = any(heads)
+            selected = None if all(heads) else selected
+        boxes = (
+            sample_disjoint_boxes(
+                size,
+                height,
+                width,
+                fraction=self.fraction,
+                count=self.count,
+                ratio=self.ratio,
+                generator=self.generator,
+            )
+            if applies
+            else torch.zeros(size, _highest(self.count), 4, dtype=torch.int64)
         )
-        if self.generator is None:
-            coin = torch.rand(size)
-        else:
-            coin = torch.rand(size, generator=self.generator, device=self.generator.device)
-        selected = coin < self.p
-        known = not torch.compiler.is_compiling() and coin.device.type == "cpu"
-        hits = selected.tolist() if known else [True, False]
-        if not all(hits):
+        if selected is not None and applies:
             boxes = boxes * selected[:, None, None]
         if len(batch) != 1:
             boxes = boxes.reshape(*batch, *boxes.shape[1:]) if batch else boxes[0]
-        return {"boxes": boxes, "applies": any(hits)}
+        return {"boxes": boxes, "applies": applies}
+
+    def _toss(self, size: int) -> Tensor:
+        if self.generator is None:
+            return torch.rand(size) < self.p
+        coin = torch.rand(size, generator=self.generator, device=self.generator.device)
+        return coin < self.p
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Erase one input; ``params`` are those of :meth:`make_params`."""
@@ -227,6 +238,10 @@ class RandomMultiErase(v2.Transform):
 
 
 _PIL_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I;16", "I", "F")
+
+
+def _highest(count: int | Sequence[int]) -> int:
+    return count[1] if isinstance(count, Sequence) else count
 
 
 def _batch_and_size(flat_inputs: list[Any]) -> tuple[tuple[int, ...], int, int]:

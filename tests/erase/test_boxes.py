@@ -8,13 +8,16 @@ from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
 from torchops import boxes_to_mask, sample_disjoint_boxes
+from torchops.erase.batched import draw_at_once, draw_in_turns, draw_one_by_one
 from torchops.erase.boxes import _draw
 from torchops.erase.plan import make_plan, numbers_per_image
 from torchops.erase.rectangles import (
     allowed_rectangles,
     certain_layouts,
-    feasible_areas,
+    feasible_runs,
     grid_cells,
+    nearest_areas,
+    rectangles_up_to,
 )
 from torchops.erase.single import draw_one
 
@@ -126,7 +129,7 @@ def test_promises_for_any_request(promises, height, width, k, fraction, low, spr
     promises.check_areas(boxes, height, width, fraction, ratio)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     height=st.integers(1, 200),
     width=st.integers(1, 200),
@@ -135,18 +138,29 @@ def test_promises_for_any_request(promises, height, width, k, fraction, low, spr
     ratio=st.sampled_from([RATIO, (0.5, 2.0), (0.8, 1.25), (2.0, 4.0)]),
     seed=st.integers(0, 2**31),
 )
-def test_one_image_and_a_batch_agree_bit_for_bit(height, width, counts, fractions, ratio, seed):
+def test_every_way_to_draw_gives_the_same_boxes(height, width, counts, fractions, ratio, seed):
+    """One by one in plain Python, in turns, all at once: from the same numbers, bit for bit."""
     generator = torch.Generator().manual_seed(seed)
     numbers = torch.randint(2**31, (12, numbers_per_image(counts[1])), generator=generator)
-    request = (height, width, *fractions, *counts, *ratio)
     try:
-        batch = _draw(numbers, *request)
+        plan = make_plan(height, width, fractions, counts, ratio)
     except ValueError:
         assume(False)
-    plan = make_plan(height, width, fractions, counts, ratio)
-    alone = torch.tensor([draw_one(row, plan) for row in numbers.tolist()]).view_as(batch)
-    assert torch.equal(batch, alone)
-    assert torch.equal(_draw(numbers[3:4], *request), batch[3:4])
+    alone = draw_one_by_one(numbers, plan)
+    assert torch.equal(draw_in_turns(numbers, plan), alone)
+    assert torch.equal(draw_at_once(numbers, plan), alone)
+    assert torch.equal(_draw(numbers[3:4], height, width, *fractions, *counts, *ratio), alone[3:4])
+
+
+@pytest.mark.parametrize("ratio", [RATIO, (0.9, 1.1)])
+def test_every_way_to_draw_many(ratio):
+    """Enough images for the candidates to fail in more than a few, and the certain layouts too."""
+    fraction, count = ((0.02, 0.6), (1, 4)) if ratio == RATIO else ((0.6, 0.61), (2, 4))
+    numbers = torch.randint(2**31, (600, numbers_per_image(4)))
+    plan = make_plan(60, 60, fraction, count, ratio)
+    alone = draw_one_by_one(numbers, plan)
+    assert torch.equal(draw_in_turns(numbers, plan), alone)
+    assert torch.equal(draw_at_once(numbers, plan), alone)
 
 
 @pytest.mark.parametrize("number", [0, 2**31 - 1])
@@ -206,7 +220,9 @@ def test_the_proved_interval_holds_only_feasible_areas(height, width, ratio):
     for count in (2, 3, 4, 5):
         cells = grid_cells(height, width, count, allowed)
         found, layouts = certain_layouts(areas, count, cells)
-        assert torch.equal(feasible_areas(areas, count, cells), found)
+        starts, feasible = feasible_runs(1, height * width, count, cells)
+        assert torch.equal(feasible[torch.searchsorted(starts, areas, right=True) - 1], found)
+        assert (feasible[1:] != feasible[:-1]).all(), "runs that could be one"
         _, equal, first, second = (layouts[found].long().prod(-1)).unbind(1)
         assert torch.equal((count - 2) * equal + first + second, areas[found])
 
@@ -295,6 +311,33 @@ def test_nearest_area_of_one_rectangle(promises):
         assert torch.isin(got, promises.nearest(100, 100, RATIO, area)).all()
     boxes = sample_disjoint_boxes(50, 32, 32, fraction=0.3, count=1, ratio=RATIO)
     assert ((boxes[:, 0, 2:] - boxes[:, 0, :2]).prod(-1) == 306).all()
+
+
+@pytest.mark.parametrize("ratio", [RATIO, (0.8, 1.25), (2.0, 4.0), (0.01, 100)])
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (20, 61), (61, 20)])
+def test_nearest_areas_against_all_rectangles(promises, height, width, ratio):
+    areas = torch.arange(height * width + 1)
+    allowed = allowed_rectangles(height, width, ratio, height * width)
+    got = nearest_areas(areas, allowed.width_min, allowed.width_max)
+    known = promises.allowed(height, width, ratio)
+    distance = (areas[:, None] - known).abs()
+    assert torch.equal(got, known[distance.argmin(1)])  # the first, so the smaller of two
+
+
+def test_tables_serve_images_of_all_sizes(promises):
+    """A list of rectangles made for a large image gives a small one the same boxes."""
+    options = {"fraction": (0.1, 0.4), "count": (1, 4), "ratio": (0.4, 2.2)}
+
+    def draw(height, width):
+        generator = torch.Generator().manual_seed(8)
+        return sample_disjoint_boxes(200, height, width, generator=generator, **options)
+
+    before = draw(40, 50)
+    draw(600, 700)
+    rectangles_up_to.cache_clear()
+    make_plan.cache_clear()
+    draw(600, 700)
+    assert torch.equal(draw(40, 50), before)
 
 
 @pytest.mark.parametrize(("fraction", "area"), [(0.25, 3), (0.249, 2), (0.35, 4), (0.349, 3)])

@@ -1,23 +1,26 @@
-"""Boxes of a whole batch from its random numbers, without a loop over images.
+"""Boxes of a whole batch from its random numbers.
 
 The arithmetic is integer throughout (and one float64 square root of an integer, which is exact), so
-:mod:`torchops.erase.single` gets the same boxes from the same numbers, bit for bit.
+:mod:`torchops.erase.single` gets the same boxes from the same numbers, bit for bit, and which of
+the three ways below is taken shows in nothing but the time.
 """
 
+from array import array
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .plan import BITS, CANDIDATES, RATIO_BITS, Plan, Tables
-from .rectangles import HEIGHT_BITS
+from .plan import BITS, CANDIDATES, NUDGES, RATIO_BITS, Plan, Tables
+from .rectangles import HEIGHT_BITS, nearest_areas
+from .single import draw_one
 
-# Widths tried for the last but one rectangle until the last one's area is that of a rectangle.
-NUDGES = (0, -1, 1, -2, 2, -3, 3, -4, 4)
+# Up to this many images the some 400 tensor operations take longer than plain Python.
+FEW = 128
 
 
 class Cells(NamedTuple):
-    """Cells of candidate layouts, each (B, CANDIDATES, K)."""
+    """Cells of candidate layouts, each (B, C, K)."""
 
     x: Tensor
     y: Tensor
@@ -31,48 +34,99 @@ def pick(number: Tensor, size: Tensor) -> Tensor:
 
 
 def draw_boxes(numbers: Tensor, plan: Plan) -> Tensor:
-    """Boxes (B, K, 4) from random numbers (B, numbers_per_image)."""
-    batch, K = len(numbers), plan.count[1]
-    first, offsets, candidates = numbers.split(
-        [3, 2 * K, CANDIDATES * plan.candidate_numbers], dim=1
-    )
-    tables, certain = plan.on(numbers.device)
-    row = _areas(first[:, 0], plan) - plan.area_low
-    count = tables.choices[row, pick(first[:, 1], tables.choice_counts[row])]
-    area = torch.where(count == 1, tables.nearest[row], row + plan.area_low)
+    """Boxes (B, K, 4) from random numbers (B, numbers_per_image), the quickest way here."""
+    if numbers.device.type != "cpu":
+        return draw_at_once(numbers, plan)
+    return draw_one_by_one(numbers, plan) if len(numbers) <= FEW else draw_in_turns(numbers, plan)
 
-    candidates = candidates.view(batch, CANDIDATES, plan.candidate_numbers)
-    shares, splits, ratios = candidates.split([K, 4 * (K - 1), K], dim=2)
+
+def draw_one_by_one(numbers: Tensor, plan: Plan) -> Tensor:
+    """In plain Python."""
+    boxes = array("q")
+    for row in numbers.numpy():  # a view reads only the numbers of the candidates that are made
+        boxes.extend(draw_one(row.data, plan))
+    return torch.frombuffer(boxes, dtype=torch.int64).view(len(numbers), plan.count[1], 4)
+
+
+def draw_in_turns(numbers: Tensor, plan: Plan) -> Tensor:
+    """With the further candidates only for the images that need them: for a CPU, which can say."""
+    tables = plan.on(numbers.device)
+    area, count = _requests(numbers, plan, tables)
+    alone = torch.where(count == 1)[0]
+    if len(alone):
+        some, place = area[alone].unique(return_inverse=True)
+        area[alone] = nearest_areas(some, tables.width_min, tables.width_max)[place]
+    boxes, found = _random_layouts(numbers, area, count, 1, plan, tables)
+    lost = torch.where(~found)[0]  # at the default ratio one in ten
+    if len(lost) <= FEW:
+        if len(lost):
+            boxes[lost] = draw_one_by_one(numbers[lost], plan)
+        return boxes
+    numbers, area, count = numbers[lost], area[lost], count[lost]
+    others, found = _random_layouts(numbers, area, count, CANDIDATES, plan, tables)
+    last = torch.where(~found)[0]
+    if len(last):
+        layouts = plan.certain_layouts(area[last], count[last])
+        others[last] = _certain_layouts(numbers[last], layouts, count[last], plan)
+    boxes[lost] = others
+    return boxes
+
+
+def draw_at_once(numbers: Tensor, plan: Plan) -> Tensor:
+    """Without reading anything back: all that an image may need is made for all of them."""
+    tables = plan.on(numbers.device)
+    area, count = _requests(numbers, plan, tables)
+    layouts = plan.certain_on(area.device)[area - plan.area_low, count - plan.count[0]]
+    nearest = nearest_areas(area, tables.width_min, tables.width_max)
+    area = torch.where(count == 1, nearest, area)
+    boxes, found = _random_layouts(numbers, area, count, CANDIDATES, plan, tables)
+    certain = _certain_layouts(numbers, layouts.long(), count, plan)
+    return torch.where(found[:, None, None], boxes, certain)
+
+
+def _requests(numbers: Tensor, plan: Plan, tables: Tables) -> tuple[Tensor, Tensor]:
+    """The area asked of each image, and its count, uniform over the feasible ones."""
+    low, high = plan.fraction
+    fraction = low + (high - low) * (numbers[:, 0].double() * 2.0**-BITS)
+    area = (fraction * (plan.height * plan.width) + 0.5).floor().long()
+    area = area.clamp(plan.area_low, plan.area_high)
+    run = torch.searchsorted(tables.starts, area, right=True) - 1
+    return area, tables.choices[run, pick(numbers[:, 1], tables.choice_counts[run])]
+
+
+def _random_layouts(
+    numbers: Tensor, area: Tensor, count: Tensor, candidates: int, plan: Plan, tables: Tables
+) -> tuple[Tensor, Tensor]:
+    """Boxes (B, K, 4) of the first candidate that keeps the promises, and whether one does (B,)."""
+    batch, K = len(numbers), plan.count[1]
+    first = 3 + 2 * K
+    block = numbers[:, first : first + candidates * plan.candidate_numbers]
+    block = block.reshape(batch, candidates, plan.candidate_numbers)
+    shares, splits, ratios = block.split([K, 4 * (K - 1), K], dim=2)
     prefix = _share_prefix(shares, area, count)
     cells, cut_fits = _cut(splits, prefix, count, plan)
     h, w, size_fits = _fill_cells(ratios, cells, prefix, count, tables)
 
     valid = cut_fits & size_fits
-    chosen = valid.long().argmax(1)[:, None, None].expand(batch, 1, K)
-    cells = Cells(*(table.gather(1, chosen)[:, 0] for table in cells))
-    h, w = h.gather(1, chosen)[:, 0], w.gather(1, chosen)[:, 0]
-    certain_cells, certain_h, certain_w = _certain_layout(
-        first[:, 2], certain[row, count - plan.count[0]].long(), count, plan
-    )
-    use = valid.any(1)[:, None]
-    cells = Cells(*(torch.where(use, a, b) for a, b in zip(cells, certain_cells, strict=True)))
-    h, w = torch.where(use, h, certain_h), torch.where(use, w, certain_w)
+    if candidates > 1:
+        chosen = valid.long().argmax(1)[:, None, None].expand(batch, 1, K)
+        cells = Cells(*(table.gather(1, chosen) for table in cells))
+        h, w = h.gather(1, chosen), w.gather(1, chosen)
+    cells = Cells(*(table[:, 0] for table in cells))
+    return _place(numbers, cells, h[:, 0], w[:, 0], count), valid.any(1)
 
-    x = cells.x + pick(offsets[:, :K], cells.width - w + 1)
-    y = cells.y + pick(offsets[:, K:], cells.height - h + 1)
-    used = torch.arange(K, device=numbers.device) < count[:, None]
+
+def _place(numbers: Tensor, cells: Cells, h: Tensor, w: Tensor, count: Tensor) -> Tensor:
+    """Boxes (B, K, 4) of rectangles at uniform places in their cells, zero beyond the count."""
+    K = h.shape[1]
+    x = cells.x + pick(numbers[:, 3 : 3 + K], cells.width - w + 1)
+    y = cells.y + pick(numbers[:, 3 + K : 3 + 2 * K], cells.height - h + 1)
+    used = torch.arange(K, device=h.device) < count[:, None]
     return torch.stack([x, y, x + w, y + h], -1) * used[..., None]
 
 
-def _areas(number: Tensor, plan: Plan) -> Tensor:
-    low, high = plan.fraction
-    fraction = low + (high - low) * (number.double() * 2.0**-BITS)
-    area = (fraction * (plan.height * plan.width) + 0.5).floor().long()
-    return area.clamp(plan.area_low, plan.area_high)
-
-
 def _share_prefix(numbers: Tensor, area: Tensor, count: Tensor) -> Tensor:
-    """Cumulative areas (B, CANDIDATES, K + 1) of random shares, none above 8 times another."""
+    """Cumulative areas (B, C, K + 1) of random shares, none above 8 times another."""
     used = torch.arange(numbers.shape[2], device=numbers.device) < count[:, None, None]
     weights = ((numbers >> 15) + 9362) * used  # 2**16 / 7 = 9362: weights in a ratio of 1 to 8
     prefix = torch.nn.functional.pad(weights.cumsum(2), (1, 0))
@@ -87,13 +141,12 @@ def _cut(numbers: Tensor, prefix: Tensor, count: Tensor, plan: Plan) -> tuple[Ce
     w^2 / (w^2 + h^2), at the mean of two uniform places out of those that leave both sides room
     for their shares (a single one leaves too many cells too thin).
     """
-    batch, K = len(count), plan.count[1]
-    shape = (batch, CANDIDATES, K)
+    batch, C, _ = prefix.shape
+    K = plan.count[1]
+    shape = (batch, C, K)
     x, y = numbers.new_zeros(shape), numbers.new_zeros(shape)
     w, h = torch.full_like(x, plan.width), torch.full_like(x, plan.height)
-    leaves = torch.nn.functional.pad(
-        count[:, None, None].expand(batch, CANDIDATES, 1), (0, K - 1), value=0
-    )
+    leaves = torch.nn.functional.pad(count[:, None, None].expand(batch, C, 1), (0, K - 1), value=0)
     fits = torch.ones(shape[:2], dtype=torch.bool, device=numbers.device)
     for step in range(K - 1):
         split, direction, *place = numbers[..., 4 * step : 4 * step + 4, None].unbind(2)
@@ -131,7 +184,7 @@ def _cut(numbers: Tensor, prefix: Tensor, count: Tensor, plan: Plan) -> tuple[Ce
 def _fill_cells(
     numbers: Tensor, cells: Cells, prefix: Tensor, count: Tensor, tables: Tables
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Heights and widths (B, CANDIDATES, K) of allowed ratio that sum to the area, and validity.
+    """Heights and widths (B, C, K) of allowed ratio that sum to the area, and validity.
 
     All but the last come as near to their share as their height allows and hand the residue on;
     the last takes a rectangle of exactly what is left, for the first nudge that has one.
@@ -162,7 +215,7 @@ def _fill_cells(
         heights.append(torch.where(active, h, 0))
         widths.append(torch.where(active, w, 0))
 
-    last = (count - 1)[:, None, None].expand(-1, CANDIDATES, 1)
+    last = (count - 1)[:, None, None].expand(-1, prefix.shape[1], 1)
     area = (prefix.gather(2, last + 1) - prefix.gather(2, last)) + carry[..., None]
     h = torch.stack([*heights, torch.zeros_like(carry)], 2)
     w = torch.stack([*widths, torch.zeros_like(carry)], 2)
@@ -203,18 +256,16 @@ def _complete(
     return h.scatter(2, last, h_last), w, allowed.any(2)
 
 
-def _certain_layout(
-    number: Tensor, layout: Tensor, count: Tensor, plan: Plan
-) -> tuple[Cells, Tensor, Tensor]:
-    """The layout that exists for every feasible count: cells of a grid, from a random first one."""
+def _certain_layouts(numbers: Tensor, layout: Tensor, count: Tensor, plan: Plan) -> Tensor:
+    """Boxes (B, K, 4) of layouts (B, 4, 2): cells of a grid, from a random first one."""
     rows, columns = layout[:, 0].split(1, dim=1)
     height, width = plan.height // rows, plan.width // columns
-    slot = torch.arange(plan.count[1], device=number.device)
-    cell = (pick(number[:, None], rows * columns) + slot) % (rows * columns)
+    slot = torch.arange(plan.count[1], device=numbers.device)
+    cell = (pick(numbers[:, 2:3], rows * columns) + slot) % (rows * columns)
     x, y = cell % columns * width, cell // columns * height
     kind = (slot - count[:, None] + 4).clamp(1, 3)  # the equal ones, then the other two
     h, w = layout.gather(1, kind[..., None].expand(-1, -1, 2)).unbind(2)
-    return Cells(x, y, width.expand_as(x), height.expand_as(x)), h, w
+    return _place(numbers, Cells(x, y, width.expand_as(x), height.expand_as(x)), h, w, count)
 
 
 def _isqrt(value: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """Disjoint random boxes whose areas sum to a prescribed number of pixels."""
 
-from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +17,6 @@ from torchops._common.checks import (
 
 from .batched import draw_boxes
 from .plan import BITS, describe_range, make_plan, numbers_per_image
-from .single import draw_one
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 LONGEST_SIDE = 32767  # the tables store sides in 16 bits
@@ -193,9 +191,6 @@ def _draw(
         (count_low, count_high),
         (ratio_low, ratio_high),
     )
-    if len(numbers) == 1 and numbers.device.type == "cpu":
-        boxes = array("q", draw_one(numbers.tolist()[0], plan))
-        return torch.frombuffer(boxes, dtype=torch.int64).view(1, count_high, 4)
     return draw_boxes(numbers, plan)
 
 
@@ -223,7 +218,7 @@ def _draw_fake(
 
 
 def _fraction_range(fraction: Any) -> tuple[float, float]:
-    if not isinstance(fraction, Sequence) or isinstance(fraction, str):
+    if type(fraction) is float or not isinstance(fraction, Sequence) or isinstance(fraction, str):
         check_number("fraction", fraction, above=0, maximum=1)
         return float(fraction), float(fraction)
     low, high = _pair("fraction", fraction)
@@ -234,7 +229,7 @@ def _fraction_range(fraction: Any) -> tuple[float, float]:
 
 
 def _count_range(count: Any) -> tuple[int, int]:
-    if not isinstance(count, Sequence) or isinstance(count, str):
+    if type(count) is int or not isinstance(count, Sequence) or isinstance(count, str):
         check_integer("count", count, minimum=1)
         return int(count), int(count)
     low, high = _pair("count", count)
@@ -253,7 +248,7 @@ def _ratio_range(ratio: Any) -> tuple[float, float]:
 
 
 def _pair(name: str, value: Any) -> tuple[Any, Any]:
-    if not isinstance(value, Sequence) or isinstance(value, str):
+    if type(value) is not tuple and (not isinstance(value, Sequence) or isinstance(value, str)):
         raise TypeError(f"{name} must be a range (low, high), got {describe(value)}")
     if len(value) != 2:
         raise ValueError(f"{name} must be a range (low, high), got {len(value)} values")

@@ -1,8 +1,8 @@
 """What can be decided before any random number is drawn: one cached plan per request.
 
 A request is an image size, a range of fractions, of counts and of ratios. Its plan holds the
-rectangles of allowed ratio by area, which counts are feasible for each area, and for each of those
-one certain layout, so that a draw cannot fail.
+rectangles of allowed ratio by area, and which counts are feasible for each area. What few draws
+need, as the certain layout that keeps a draw from failing, is found at the first of them.
 """
 
 import math
@@ -16,34 +16,39 @@ from torch import Tensor
 from torchops._common.checks import describe
 
 from .rectangles import (
-    Allowed,
-    Cell,
+    Range,
     allowed_rectangles,
     certain_layouts,
-    feasible_areas,
+    feasible_runs,
     grid_cells,
-    nearest_area,
+    largest_area,
+    nearest_areas,
 )
 
 BITS = 31  # a random number is a uniform integer in [0, 2**31)
 CANDIDATES = 8  # random layouts tried before the certain one is taken
+# Widths tried for the last but one rectangle until the last one's area is that of a rectangle.
+NUDGES = (0, -1, 1, -2, 2, -3, 3, -4, 4)
 RATIO_BITS = 20  # ratios as fixed-point integers: integer arithmetic has the same bits everywhere
 RATIO_STEPS = 1024  # log-uniform quantiles of the ratio
 
-Range = tuple[float, float]
 Layout = list[list[int]]  # as a row of certain_layouts
 
 
 class Tables(NamedTuple):
-    """What a draw looks up, as tensors on a device; first index of those per area: area_low."""
+    """What a draw looks up, as tensors on a device.
+
+    Which counts are feasible changes only now and then as the area grows: there is a row for each
+    run of areas that agree.
+    """
 
     width_min: Tensor  # (H + 1,)
     width_max: Tensor  # (H + 1,)
     rectangles: Tensor  # sorted area << 20 | height
     ratios: Tensor  # (RATIO_STEPS,) fixed-point, ascending
-    nearest: Tensor  # (areas,) area of a single rectangle that comes nearest
-    choices: Tensor  # (areas, counts) the feasible counts, then the others
-    choice_counts: Tensor  # (areas,) how many are feasible
+    starts: Tensor  # (runs,) the first area of each run, ascending
+    choices: Tensor  # (runs, counts) the feasible counts, then the others
+    choice_counts: Tensor  # (runs,) how many are feasible
 
 
 class Plan:
@@ -55,36 +60,52 @@ class Plan:
         self.height, self.width, self.fraction, self.count = height, width, fraction, count
         self.area_low, self.area_high = (math.floor(f * height * width + 0.5) for f in fraction)
         self.candidate_numbers = _numbers_per_candidate(count[1])
-        allowed = allowed_rectangles(height, width, ratio, self.area_high)
-        self.areas = torch.arange(self.area_low, self.area_high + 1)
-        self.cells: dict[int, list[Cell]] = {
-            k: grid_cells(height, width, k, allowed) for k in range(max(2, count[0]), count[1] + 1)
+        self.allowed = allowed_rectangles(height, width, ratio, self.area_high)
+        self.largest = largest_area(height, width, self.allowed)
+        self.cells = {
+            k: grid_cells(height, width, k, self.allowed)
+            for k in range(max(2, count[0]), count[1] + 1)
         }
-        feasible = torch.stack(
-            [
-                feasible_areas(self.areas, k, self.cells[k])
-                if k > 1
-                else _feasible_alone(self.areas, allowed, always=count == (1, 1))
-                for k in range(count[0], count[1] + 1)
-            ],
-            dim=1,
-        )
-        if not feasible.any(1).all():
-            raise self._infeasible(self.areas[~feasible.any(1)], ratio)
+        starts, feasible = self._feasible()
+        number = feasible.sum(1)
+        if not number.all():
+            raise self._infeasible(starts, number == 0, ratio)
         self.tables = Tables(
-            *allowed,
+            *self.allowed,
             # No rectangle here has a ratio outside of these.
             ratios=_log_uniform_ratios(*(min(max(r, 1 / width), height) for r in ratio)),
-            nearest=nearest_area(self.areas, allowed.rectangles),
+            starts=starts,
             choices=feasible.long().argsort(dim=1, descending=True, stable=True) + count[0],
-            choice_counts=feasible.sum(1),
+            choice_counts=number,
         )
-        self._on_device: dict[torch.device, tuple[Tables, Tensor]] = {}
+        self._on_device: dict[torch.device, Tables] = {}
+        self._certain_on_device: dict[torch.device, Tensor] = {}
         self._layouts: dict[tuple[int, int], Layout] = {}
+        self._nearest: dict[int, int] = {}
 
-    def _infeasible(self, areas: Tensor, ratio: Range) -> ValueError:
+    def _feasible(self) -> tuple[Tensor, Tensor]:
+        """First areas (runs,) of the runs, and which counts are feasible there (runs, counts)."""
+        low, high = self.area_low, self.area_high
+        runs = [
+            feasible_runs(low, high, k, self.cells[k]) if k > 1 else self._alone()
+            for k in range(self.count[0], self.count[1] + 1)
+        ]
+        starts = torch.cat([first for first, _ in runs]).unique()
+        rows = [which[torch.searchsorted(first, starts, right=True) - 1] for first, which in runs]
+        return starts, torch.stack(rows, dim=1)
+
+    def _alone(self) -> tuple[Tensor, Tensor]:
+        """Where one rectangle, which takes the nearest area, may stand for the area asked."""
+        if self.largest and (self.count == (1, 1) or self.largest >= self.area_high):
+            return torch.tensor([self.area_low]), torch.tensor([True])
+        if self.largest < max(self.area_low, 1):
+            return torch.tensor([self.area_low]), torch.tensor([False])
+        return torch.tensor([self.area_low, self.largest + 1]), torch.tensor([True, False])
+
+    def _infeasible(self, starts: Tensor, lost: Tensor, ratio: Range) -> ValueError:
         low, high = self.count
-        first, last = int(areas[0]), int(areas[-1])
+        ends = [*(starts[1:] - 1).tolist(), self.area_high]
+        first, last = int(starts[lost][0]), ends[int(torch.where(lost)[0][-1])]
         one_fraction = self.fraction[0] == self.fraction[1]
         return ValueError(
             f"fraction must be what {low if low == high else f'{low} to {high}'} disjoint "
@@ -102,22 +123,41 @@ class Plan:
             self._layouts[area, count] = layouts[0].tolist()
         return self._layouts[area, count]
 
-    @cached_property
-    def certain(self) -> Tensor:
-        """The same of all areas and counts, (areas, counts, 4, 2)."""
-        unused = torch.ones(len(self.areas), 4, 2, dtype=torch.int16)  # one rectangle always fits
-        layouts = [
-            certain_layouts(self.areas, k, self.cells[k])[1] if k > 1 else unused
-            for k in range(self.count[0], self.count[1] + 1)
-        ]
-        return torch.stack(layouts, dim=1)
+    def certain_layouts(self, areas: Tensor, counts: Tensor) -> Tensor:
+        """The same for many areas and counts at once, (N, 4, 2)."""
+        layouts = torch.ones(len(areas), 4, 2, dtype=torch.int64)  # one rectangle always fits
+        for k in range(max(2, self.count[0]), self.count[1] + 1):
+            rows = torch.where(counts == k)[0]
+            some, place = areas[rows].unique(return_inverse=True)
+            layouts[rows] = certain_layouts(some, k, self.cells[k])[1].long()[place]
+        return layouts
 
-    def on(self, device: torch.device) -> tuple[Tables, Tensor]:
-        """The tables and the certain layouts on the device of a batched draw."""
+    def nearest(self, area: int) -> int:
+        """The area of a single rectangle that comes nearest to the area asked."""
+        if area not in self._nearest:
+            limits = self.allowed.width_min, self.allowed.width_max
+            self._nearest[area] = int(nearest_areas(torch.tensor([area]), *limits)[0])
+        return self._nearest[area]
+
+    def on(self, device: torch.device) -> Tables:
+        """The tables on the device of a batched draw."""
         if device not in self._on_device:
-            tables = Tables(*(table.to(device) for table in self.tables))
-            self._on_device[device] = tables, self.certain.to(device)
+            self._on_device[device] = Tables(*(table.to(device) for table in self.tables))
         return self._on_device[device]
+
+    def certain_on(self, device: torch.device) -> Tensor:
+        """The certain layouts of all areas and counts, (areas, counts, 4, 2).
+
+        For a device that one does not want to wait for, since looking up a few would be waiting.
+        """
+        if device not in self._certain_on_device:
+            areas = torch.arange(self.area_low, self.area_high + 1)
+            layouts = [
+                self.certain_layouts(areas, torch.full_like(areas, k)).short()
+                for k in range(self.count[0], self.count[1] + 1)
+            ]
+            self._certain_on_device[device] = torch.stack(layouts, dim=1).to(device)
+        return self._certain_on_device[device]
 
     @cached_property
     def views(self) -> tuple[memoryview, ...]:
@@ -146,15 +186,6 @@ def make_plan(
 def describe_range(pair: Sequence[object]) -> str:
     """Write a range as the user wrote it."""
     return f"({', '.join(describe(value) for value in pair)})"
-
-
-def _feasible_alone(areas: Tensor, allowed: Allowed, *, always: bool) -> Tensor:
-    """Whether one rectangle, which takes the nearest area, may stand for the area asked."""
-    h = torch.arange(len(allowed.width_min))
-    sizes = (h * allowed.width_max)[allowed.width_min <= allowed.width_max]
-    if not len(sizes):
-        return torch.zeros(len(areas), dtype=torch.bool)
-    return (areas <= sizes.max()) | always
 
 
 @lru_cache(maxsize=32)

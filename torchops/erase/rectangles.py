@@ -2,9 +2,13 @@
 
 A count of two or more is feasible when its rectangles fit one to a cell into a grid of equal cells:
 that is a rule one can decide before drawing, for each area exactly. Everything here is integer
-arithmetic on whole tables and runs on the host.
+arithmetic on the host. The list of rectangles belongs to the ratio and serves images of all sizes;
+what only a search needs is made when a search is.
 """
 
+import math
+from bisect import bisect_right
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -13,48 +17,43 @@ from torch import Tensor
 HEIGHT_BITS = 20  # a rectangle is stored as area << 20 | height, so that sorting sorts by area
 SHARE_STEPS = 16  # how many areas next below area / count the certain layout tries
 
+Range = tuple[float, float]
+
 
 class Allowed(NamedTuple):
-    """The rectangles of allowed ratio in an image."""
+    """The rectangles of allowed ratio in an image, and others of that ratio that do not fit."""
 
     width_min: Tensor  # (H + 1,) least allowed width of each height
     width_max: Tensor  # (H + 1,) greatest; below width_min where there is none
-    rectangles: Tensor  # sorted area << 20 | height of all, up to the first above the area limit
+    rectangles: Tensor  # sorted area << 20 | height, of any image, complete beyond the area limit
 
 
-def allowed_rectangles(
-    height: int, width: int, ratio: tuple[float, float], area_high: int
-) -> Allowed:
-    """List the rectangles with ``low <= h / w <= high`` that fit into the image."""
-    width_min, width_max = _width_limits(height, width, ratio)
-    return Allowed(width_min, width_max, _rectangles(width_min, width_max, area_high))
+def allowed_rectangles(height: int, width: int, ratio: Range, area_high: int) -> Allowed:
+    """List the rectangles with ``low <= h / w <= high`` for an image and areas up to a limit.
 
-
-def _width_limits(height: int, width: int, ratio: tuple[float, float]) -> tuple[Tensor, Tensor]:
-    """Least and greatest allowed width of each height; allowed is ``low <= h / w <= high``.
-
-    The quotient is the float64 one, so a limit such as 3.3 admits 33 x 10. The estimate may be one
-    off, hence the corrections.
+    A single rectangle takes the nearest area it can have, so that is within the limit too.
     """
-    low, high = ratio
-    h = torch.arange(height + 1, dtype=torch.float64)
-    least = (h / high).ceil().clamp(1, width + 1)
-    least += (h / least > high).double()
-    least -= ((least > 1) & (h / (least - 1).clamp(min=1) <= high)).double()
-    greatest = (h / low).floor().clamp(max=width)
-    greatest += ((greatest < width) & (h / (greatest + 1) >= low)).double()
-    greatest -= ((greatest > 0) & (h / greatest.clamp(min=1) < low)).double()
-    greatest[0] = 0
-    return least.long(), greatest.long()
+    width_min, width_max = _limits_up_to(_power_above(height), ratio)
+    width_min, width_max = width_min[: height + 1], width_max[: height + 1].clamp(max=width)
+    alone = int(nearest_areas(torch.tensor([area_high]), width_min, width_max)[0])
+    area_high = max(area_high, min(alone, height * width))
+    # No rectangle here has a ratio outside of these; elsewhere there could be endlessly many.
+    ratio = max(ratio[0], 1 / _power_above(width)), min(ratio[1], _power_above(height))
+    return Allowed(width_min, width_max, rectangles_up_to(_power_above(area_high), ratio))
 
 
-def _rectangles(width_min: Tensor, width_max: Tensor, area_high: int) -> Tensor:
-    """Sorted ``area << 20 | height`` of all allowed rectangles up to the first above area_high."""
-    h = torch.arange(len(width_min))
-    above = torch.maximum(width_min, area_high // h.clamp(min=1) + 1)
-    reachable = (h * above)[above <= width_max]
-    limit = int(reachable.min()) if len(reachable) else area_high
-    widest = torch.minimum(width_max, limit // h.clamp(min=1))
+def _power_above(number: int) -> int:
+    """Round up to a power of two, so that requests of similar sizes share their tables."""
+    return int(2 ** number.bit_length())
+
+
+@lru_cache(maxsize=8)
+def rectangles_up_to(area: int, ratio: Range) -> Tensor:
+    """Sorted ``area << 20 | height`` of all rectangles of allowed ratio up to an area."""
+    highest = min(area, math.isqrt(math.ceil(area * ratio[1])) + 1)
+    width_min, width_max = _limits_up_to(highest, ratio)
+    h = torch.arange(highest + 1)
+    widest = torch.minimum(width_max, area // h.clamp(min=1))
     number = (widest - width_min + 1).clamp(min=0)
     first = number.cumsum(0) - number
     hs = h.repeat_interleave(number)
@@ -62,23 +61,112 @@ def _rectangles(width_min: Tensor, width_max: Tensor, area_high: int) -> Tensor:
     return ((hs * ws << HEIGHT_BITS) + hs).sort().values
 
 
-def nearest_area(areas: Tensor, rectangles: Tensor) -> Tensor:
-    """Of the areas that rectangles have, the nearest to each of ``areas`` (ties: the smaller)."""
-    known = (rectangles >> HEIGHT_BITS).unique()
-    above = torch.searchsorted(known, areas).clamp(max=len(known) - 1)
-    below = (above - 1).clamp(min=0)
-    closer_below = (areas - known[below]).abs() <= (known[above] - areas).abs()
-    return torch.where(closer_below, known[below], known[above])
+@lru_cache(maxsize=8)
+def _limits_up_to(height: int, ratio: Range) -> tuple[Tensor, Tensor]:
+    """Least and greatest allowed width of each height; allowed is ``low <= h / w <= high``.
+
+    The quotient is the float64 one, so a limit such as 3.3 admits 33 x 10. The estimate may be one
+    off, hence the corrections.
+    """
+    low, high = ratio
+    h = torch.arange(height + 1, dtype=torch.float64)
+    least = (h / high).ceil().clamp(1, WIDEST + 1)
+    least += (h / least > high).double()
+    least -= ((least > 1) & (h / (least - 1).clamp(min=1) <= high)).double()
+    greatest = (h / low).floor().clamp(max=WIDEST)
+    greatest += ((greatest < WIDEST) & (h / (greatest + 1) >= low)).double()
+    greatest -= ((greatest > 0) & (h / greatest.clamp(min=1) < low)).double()
+    greatest[0] = 0
+    return least.long(), greatest.long()
 
 
-class Cell(NamedTuple):
-    """What fits into one cell of a grid."""
+WIDEST = 1 << HEIGHT_BITS  # wider than any image
 
-    rows: int
-    columns: int
-    areas: Tensor  # ascending areas of the rectangles that fit
-    height_of: Tensor  # height of the squarest rectangle of each area, 0 where there is none
-    pairs: tuple[int, int]  # every sum in this interval is the sum of two areas that fit
+
+class Cell:
+    """A cell of a grid of ``rows`` x ``columns``, and what fits into it."""
+
+    def __init__(self, height: int, width: int, rows: int, columns: int, allowed: Allowed) -> None:
+        self.rows, self.columns, self.allowed = rows, columns, allowed
+        self.height, self.width = height // rows, width // columns
+        self.largest = largest_area(self.height, self.width, allowed)
+
+    @cached_property
+    def pairs(self) -> tuple[int, int]:
+        """An interval of areas that are all sums of two that fit."""
+        return _pair_interval(self.height, self.width, self.allowed)
+
+    def proved(self, count: int) -> tuple[int, int]:
+        """An interval of areas that ``count`` rectangles certainly have; (1, 0) if none is proved.
+
+        The ``count - 2`` equal ones have the greatest area that fits up to ``q = area // count``,
+        at most ``q`` and, where squares are allowed, at least that of the square of side isqrt(q).
+        What they leave to the other two then lies between the two bounds below.
+        """
+        first, last = self.pairs
+        if count == 2:
+            return first, last
+        if self.allowed.width_min[1] > 1 or self.allowed.width_max[1] < 1:
+            return 1, 0
+        highest = count * min(self.height, self.width) ** 2
+
+        def left_at_most(area: int) -> int:
+            return -(-2 * area // count) + (count - 2) * (1 + 2 * math.isqrt(area // count))
+
+        return (
+            -(-count * first // 2),
+            bisect_right(range(highest + 1), last, key=left_at_most) - 1,
+        )
+
+    @cached_property
+    def areas(self) -> Tensor:
+        """Ascending areas of the rectangles that fit."""
+        return self._shapes[0]
+
+    @cached_property
+    def height_of(self) -> Tensor:
+        """Height of the squarest rectangle of each area, 0 where there is none."""
+        return self._shapes[1]
+
+    @cached_property
+    def _shapes(self) -> tuple[Tensor, Tensor]:
+        rectangles = self.allowed.rectangles
+        end = torch.searchsorted(rectangles, (self.height * self.width + 1) << HEIGHT_BITS)
+        h = rectangles[:end] & ((1 << HEIGHT_BITS) - 1)
+        area = rectangles[:end] >> HEIGHT_BITS
+        inside = (h <= self.height) & (area <= h * self.width)
+        h, area = h[inside], area[inside]
+        areas, repeats = area.unique_consecutive(return_counts=True)
+        # Of the rectangles of one area, sorted by height, the middle one is the squarest.
+        middle = repeats.cumsum(0) - repeats + (repeats - 1) // 2
+        height_of = torch.zeros(int(areas[-1]) + 1 if len(areas) else 1, dtype=torch.int16)
+        height_of[areas] = h[middle].short()
+        return areas, height_of
+
+
+def largest_area(height: int, width: int, allowed: Allowed) -> int:
+    """Area of the largest rectangle of allowed ratio in a cell; 0 if there is none."""
+    w = allowed.width_max[: height + 1].clamp(max=width)
+    area = torch.arange(height + 1) * w * (w >= allowed.width_min[: height + 1])
+    return int(area.max())
+
+
+def nearest_areas(areas: Tensor, width_min: Tensor, width_max: Tensor) -> Tensor:
+    """Of the areas that single rectangles have, the nearest to each of ``areas`` (N,).
+
+    For each height the two widths around the wanted area compete; of two areas equally near the
+    smaller wins.
+    """
+    h = torch.arange(1, len(width_min), device=areas.device)
+    least, most = width_min[1:], width_max[1:]
+    below = torch.minimum(areas[:, None] // h, most)
+    above = torch.maximum(areas[:, None] // h + 1, least)
+    smaller = torch.where(below >= least, h * below, -NO_AREA).amax(1)
+    larger = torch.where(above <= most, h * above, NO_AREA).amin(1)
+    return torch.where(areas - smaller <= larger - areas, smaller, larger)
+
+
+NO_AREA = 1 << 40
 
 
 def grid_cells(height: int, width: int, count: int, allowed: Allowed) -> list[Cell]:
@@ -87,24 +175,27 @@ def grid_cells(height: int, width: int, count: int, allowed: Allowed) -> list[Ce
     for rows in range(1, count + 1):
         columns = -(-count // rows)
         if rows == -(-count // columns) and rows <= height and columns <= width:
-            cell = _cell(height, width, rows, columns, allowed)
-            if len(cell.areas):
+            cell = Cell(height, width, rows, columns, allowed)
+            if cell.largest:
                 cells.append(cell)
-    return sorted(cells, key=lambda cell: -int(cell.areas[-1]))
+    return sorted(cells, key=lambda cell: -cell.largest)
 
 
-def _cell(height: int, width: int, rows: int, columns: int, allowed: Allowed) -> Cell:
-    cell_height, cell_width = height // rows, width // columns
-    h = allowed.rectangles & ((1 << HEIGHT_BITS) - 1)
-    area = allowed.rectangles >> HEIGHT_BITS
-    inside = (h <= cell_height) & (area <= h * cell_width)
-    h, area = h[inside], area[inside]
-    areas, repeats = area.unique_consecutive(return_counts=True)
-    # Of the rectangles of one area, sorted by height, the middle one is the squarest.
-    middle = repeats.cumsum(0) - repeats + (repeats - 1) // 2
-    height_of = torch.zeros(int(areas[-1]) + 1 if len(areas) else 1, dtype=torch.int16)
-    height_of[areas] = h[middle].short()
-    return Cell(rows, columns, areas, height_of, _pair_interval(cell_height, cell_width, allowed))
+def feasible_runs(low: int, high: int, count: int, cells: list[Cell]) -> tuple[Tensor, Tensor]:
+    """Runs of areas from low to high that are all feasible or all not: first areas, and which."""
+    first, last = high + 1, high  # what is proved of the range so far
+    for cell in cells:
+        start, end = cell.proved(count)
+        start, end = max(start, low), min(end, high)
+        if end - start > last - first:
+            first, last = start, end
+        if (first, last) == (low, high):
+            return torch.tensor([low]), torch.tensor([True])
+    feasible = torch.ones(high - low + 1, dtype=torch.bool)
+    areas = torch.cat([torch.arange(low, first), torch.arange(last + 1, high + 1)])
+    feasible[areas - low] = feasible_areas(areas, count, cells)
+    starts = torch.cat([torch.tensor([0]), torch.where(feasible[1:] != feasible[:-1])[0] + 1])
+    return starts + low, feasible[starts]
 
 
 def _pair_interval(cell_height: int, cell_width: int, allowed: Allowed) -> tuple[int, int]:

@@ -7,27 +7,27 @@ one image this takes microseconds where a hundred tensor operations take a milli
 
 import math
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 
-from .batched import NUDGES
-from .plan import BITS, CANDIDATES, RATIO_BITS, Plan
+from .plan import BITS, CANDIDATES, NUDGES, RATIO_BITS, Plan
 from .rectangles import HEIGHT_BITS
 
 Rectangle = tuple[int, int, int, int]  # x, y, width, height
 
 
-def draw_one(numbers: list[int], plan: Plan) -> list[int]:
+def draw_one(numbers: Sequence[int] | memoryview, plan: Plan) -> list[int]:
     """Boxes of one image, flat, zeros up to the highest count, from its random numbers."""
     K = plan.count[1]
-    _, _, _, _, nearest, choices, choice_counts = plan.views
+    *_, starts, choices, choice_counts = plan.views
     low, high = plan.fraction
     fraction = low + (high - low) * (numbers[0] * 2.0**-BITS)
     area = math.floor(fraction * (plan.height * plan.width) + 0.5)
     area = min(max(area, plan.area_low), plan.area_high)
-    row = area - plan.area_low
-    choice = (numbers[1] * choice_counts[row]) >> BITS
-    count = choices[row * (plan.count[1] - plan.count[0] + 1) + choice]
+    run = bisect_right(starts, area) - 1
+    choice = (numbers[1] * choice_counts[run]) >> BITS
+    count = choices[run * (plan.count[1] - plan.count[0] + 1) + choice]
     if count == 1:
-        area = nearest[row]
+        area = plan.nearest(area)
 
     for candidate in range(CANDIDATES):
         start = 3 + 2 * K + candidate * plan.candidate_numbers
@@ -47,7 +47,9 @@ def draw_one(numbers: list[int], plan: Plan) -> list[int]:
     return boxes + [0] * (4 * (K - count))
 
 
-def _share_prefix(numbers: list[int], start: int, area: int, count: int) -> list[int]:
+def _share_prefix(
+    numbers: Sequence[int] | memoryview, start: int, area: int, count: int
+) -> list[int]:
     weights = [0]
     for number in numbers[start : start + count]:
         weights.append(weights[-1] + (number >> 15) + 9362)
@@ -55,7 +57,7 @@ def _share_prefix(numbers: list[int], start: int, area: int, count: int) -> list
 
 
 def _cut(
-    numbers: list[int], start: int, prefix: list[int], count: int, plan: Plan
+    numbers: Sequence[int] | memoryview, start: int, prefix: list[int], count: int, plan: Plan
 ) -> list[Rectangle]:
     """The cells of the guillotine cuts; empty when a side had no room for its shares."""
     cells: list[Rectangle] = [(0, 0, plan.width, plan.height)] * count
@@ -86,7 +88,11 @@ def _cut(
 
 
 def _fill_cells(
-    numbers: list[int], start: int, cells: list[Rectangle], prefix: list[int], plan: Plan
+    numbers: Sequence[int] | memoryview,
+    start: int,
+    cells: list[Rectangle],
+    prefix: list[int],
+    plan: Plan,
 ) -> list[tuple[int, int]]:
     """Heights and widths that sum to the area; empty when a cell cannot hold its part."""
     width_min, width_max, rectangles, ratios, *_ = plan.views
