@@ -1,7 +1,5 @@
 """Tone mapping of high dynamic range images by Durand and Dorsey 2002."""
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -9,7 +7,7 @@ from torch import Tensor
 from torchops._common.checks import check_dtype, check_image, check_number, check_same_device
 from torchops._common.precision import compute_dtype, no_autocast
 from torchops.bilateral.arguments import FLOATING, check_sigma
-from torchops.bilateral.filter import Sigma, bilateral_filter
+from torchops.bilateral.filter import Method, Sigma, bilateral_filter
 
 REC_709 = (0.2126, 0.7152, 0.0722)
 FLATTEST = 1e-4  # decades; a base layer with less contrast counts as constant
@@ -19,9 +17,10 @@ def durand_tonemap(
     radiance: Float[Tensor, "*batch 3 h w"],
     *,
     contrast: float | Float[Tensor, "..."] = 5.0,
-    sigma_space: Sigma | None = None,
+    sigma_space: Sigma | tuple[Sigma, Sigma] | None = None,
     sigma_range: Sigma = 0.4,
-    method: Literal["exact", "grid"] = "grid",
+    radius: int | tuple[int, int] | None = None,
+    method: Method = "grid",
     eps: float = 1e-6,
 ) -> Float[Tensor, "*batch 3 h w"]:
     """Compress the contrast of a high dynamic range image and keep its details.
@@ -40,8 +39,9 @@ def durand_tonemap(
         sigma_space: Spatial sigma in pixels, as in `bilateral_filter`; default 2 % of the longer
             side, the paper's choice.
         sigma_range: Range sigma in decades of luminance, as in `bilateral_filter`.
-        method: How the base is computed: "grid" costs the same for every sigma_space, "exact"
-            takes the square of it.
+        radius: As in `bilateral_filter`: needed where a tensor sigma_space cannot be read.
+        method: How the base is computed, as in `bilateral_filter`. The cost of "exact" grows with
+            the square of sigma_space, that of the others does not.
         eps: Luminance is floored at eps times its maximum over the image, so that zeros and the
             negatives of real camera files have a logarithm.
 
@@ -89,7 +89,9 @@ def durand_tonemap(
         finite = luminance.isfinite()
         luminance = _floored(torch.where(finite, luminance, 0), eps)
         log = luminance.log10()
-        base = bilateral_filter(log, sigma_space, sigma_range, mask=finite, method=method)
+        base = bilateral_filter(
+            log, sigma_space, sigma_range, radius=radius, mask=finite, method=method
+        )
         low, high = _extremes(base, finite)
         span = (high - low).clamp(min=FLATTEST)
         target = torch.as_tensor(contrast, dtype=rgb.dtype, device=rgb.device)
