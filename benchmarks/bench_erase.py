@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 
 from torchops import RandomMultiErase, erase_boxes, sample_disjoint_boxes
 from torchops.erase.plan import make_plan
+from torchops.erase.rectangles import rectangles_up_to
 
 SHARE = 0.3
 RATIO = (0.3, 3.3)
@@ -137,19 +138,89 @@ def drawing(size, device):
     )
 
 
-def first_call():
-    """The tables of a new image size, which the cache keeps."""
+def million(device):
+    """A third of 10^6 draws at each of three sizes, every promise checked on what comes out."""
+    fraction, count = (0.02, 0.6), (1, 4)
+    batches, batch = 34, 9804
 
-    def plan(height, width, fraction):
-        return lambda: make_plan.__wrapped__(height, width, fraction, (1, 4), RATIO)
+    def draw(height, width):
+        options = {"fraction": fraction, "count": count, "ratio": RATIO, "device": device}
+
+        def call():
+            boxes = [sample_disjoint_boxes(batch, height, width, **options) for _ in range(batches)]
+            return torch.cat(boxes), height, width
+
+        return call
 
     return Case(
-        name="tables of a new image size",
+        name="10^6 draws, a third at each size",
         candidates={
-            "224x224": plan(224, 224, (0.02, 0.33)),
-            "224x224, one fraction": plan(224, 224, (0.3, 0.3)),
-            "480x640": plan(480, 640, (0.02, 0.33)),
-            "1080x1920": plan(1080, 1920, (0.02, 0.33)),
+            "32x32": draw(32, 32),
+            "100x100": draw(100, 100),
+            "160x1024": draw(160, 1024),
+        },
+        baseline="100x100",
+        metrics={"broken": lambda drawn: broken_promises(*drawn, fraction=fraction, count=count)},
+        items=batches * batch,
+        target="no promise broken",
+    )
+
+
+def broken_promises(boxes, height, width, *, fraction, count):
+    """How many of the sets overlap, leave the image, or miss ratio, count or total area."""
+    x0, y0, x1, y1 = boxes.unbind(-1)
+    h, w = y1 - y0, x1 - x0
+    used = (h > 0) & (w > 0)
+    inside = (x0 >= 0) & (y0 >= 0) & (x1 <= width) & (y1 <= height)
+    quotient = h.double() / w.clamp(min=1)
+    shaped = (quotient >= RATIO[0]) & (quotient <= RATIO[1])
+    kept = torch.where(used, inside & shaped, (boxes == 0).all(-1)).all(-1)
+    for i in range(boxes.shape[1]):
+        for j in range(i):
+            across = torch.minimum(x1[:, i], x1[:, j]) - torch.maximum(x0[:, i], x0[:, j])
+            along = torch.minimum(y1[:, i], y1[:, j]) - torch.maximum(y0[:, i], y0[:, j])
+            kept &= (across <= 0) | (along <= 0)
+    number, area = used.sum(-1), (h * w).sum(-1)
+    kept &= (number >= count[0]) & (number <= count[1])
+    low, high = (int(share * height * width + 0.5) for share in fraction)
+    kept &= (number == 1) | ((area >= low) & (area <= high))
+    return float((~kept).sum())
+
+
+def first_call():
+    """A new image size: its tables alone, and a batch with them."""
+    plan = make_plan.__wrapped__
+
+    def tables(height, width, fraction):
+        return lambda: plan(height, width, fraction, (1, 4), RATIO)
+
+    def new_ratio(height, width):
+        def call():
+            rectangles_up_to.cache_clear()
+            return plan(height, width, (0.02, 0.33), (1, 4), RATIO)
+
+        return call
+
+    def first_batch(height, width):
+        def call():
+            make_plan.cache_clear()
+            return sample_disjoint_boxes(
+                64, height, width, fraction=(0.02, 0.33), count=(1, 4), ratio=RATIO
+            )
+
+        return call
+
+    return Case(
+        name="a new image size",
+        candidates={
+            "224x224": tables(224, 224, (0.02, 0.33)),
+            "224x224, one fraction": tables(224, 224, (0.3, 0.3)),
+            "480x640": tables(480, 640, (0.02, 0.33)),
+            "1080x1920": tables(1080, 1920, (0.02, 0.33)),
+            "224x224, new ratio too": new_ratio(224, 224),
+            "1080x1920, new ratio too": new_ratio(1080, 1920),
+            "224x224, with 64 images": first_batch(224, 224),
+            "1080x1920, with 64 images": first_batch(1080, 1920),
         },
         baseline="224x224",
     )
@@ -166,6 +237,7 @@ def cases(device):
     yield drawing(1, device)
     yield drawing(64, device)
     yield drawing(10_000, device)
+    yield million(device)
 
 
 if __name__ == "__main__":
