@@ -58,6 +58,10 @@ def sums_std(images, dtype):
     return recipe
 
 
+def with_covariance(images):
+    return lambda: ChannelStats(scale=False, covariance=True).update(images).std
+
+
 def integer_batch(name, images, *, target=None):
     candidates = {
         "float32 mean and std": float_std(images, torch.float32),
@@ -68,6 +72,7 @@ def integer_batch(name, images, *, target=None):
     if images.dtype == torch.uint8:
         mask = torch.ones_like(images[:, :1], dtype=torch.bool)
         candidates["torchops, with a mask"] = counted(images, mask)
+        candidates["torchops, with covariance"] = with_covariance(images)
     return Case(
         name=name,
         candidates=candidates,
@@ -89,11 +94,53 @@ def floating_batch(device):
             "float32 sums": sums_std(images, torch.float32),
             "float64 sums": sums_std(images, torch.float64),
             "torchops ChannelStats": counted(images),
+            "torchops, with covariance": with_covariance(images),
         },
         baseline="float32 mean and std",
         metrics={"std error": relative_error(reference)},
         items=64,
         image_bytes=images[0].nbytes,
+    )
+
+
+def nist(name, values, std):
+    """One data set of NIST's StRD, univariate statistics: n - 1 in the denominator there."""
+    values = values.double().reshape(1, 1, 1, -1)
+
+    def sums():
+        n = values.numel()
+        return (((values**2).sum() - values.sum() ** 2 / n) / (n - 1)).sqrt()[None]
+
+    return Case(
+        name=f"NIST {name}, certified std {std}",
+        candidates={
+            "float64 sums": sums,
+            "torch.std in float64": lambda: values.std()[None],
+            "torchops ChannelStats": lambda: ChannelStats().update(values).var(1).sqrt(),
+        },
+        baseline="float64 sums",
+        metrics={"std error": relative_error(torch.tensor([std], dtype=torch.float64))},
+        target="a relative error of 2e-8: what float64 leaves of NumAcc4, whose mean is 1e7",
+    )
+
+
+def nist_cases():
+    yield nist("NumAcc1", torch.tensor([10000001, 10000003, 10000002]), 1.0)
+    for name, offset in (("NumAcc2", 1.0), ("NumAcc3", 1000000.0), ("NumAcc4", 10000000.0)):
+        pairs = torch.tensor([offset + 0.1, offset + 0.3], dtype=torch.float64).repeat(500)
+        yield nist(name, torch.cat([pairs.new_tensor([offset + 0.2]), pairs]), 0.1)
+
+
+def read_bandwidth(images):
+    """On a GPU the bytes set the pace: the baseline reads them once, eight at a time."""
+    words = images.view(torch.int64)
+    return Case(
+        name="1024 x 3 x 224 x 224 uint8, against reading it",
+        candidates={"one read": words.amax, "torchops ChannelStats": counted(images)},
+        baseline="one read",
+        items=len(images),
+        image_bytes=images[0].nbytes,
+        target="ratio at most 2 (half of the measured read bandwidth)",
     )
 
 
@@ -166,6 +213,9 @@ def cases(device):
         "16 x 3 x 224 x 224 uint16", integers(16, 3, 224, 224, high=65536).to(torch.uint16)
     )
     yield floating_batch(device)
+    yield from nist_cases()
+    if device.type == "cuda":
+        yield read_bandwidth(integers(1024, 3, 224, 224).to(torch.uint8))
     for num_workers in (0, 2):
         yield jpeg_folder(num_workers, device)
 
