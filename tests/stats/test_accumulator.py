@@ -265,6 +265,34 @@ def test_any_split_equals_one_shot(sizes, kind, seed):
         ), name
 
 
+@given(
+    st.sampled_from(KINDS),
+    st.integers(1, 4),
+    st.integers(1, 7),
+    st.integers(1, 7),
+    st.floats(0, 1),
+    st.integers(0, 2**31),
+)
+def test_any_mask_equals_the_pixels_it_keeps(kind, count, height, width, share, seed):
+    images = make(kind, count, 2, height, width, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.rand(count, 1, height, width, generator=generator) < share
+    stats = ChannelStats(covariance=True).update(images, mask)
+    by_hand = ChannelStats(covariance=True)
+    wide = images.int() if kind == "uint16" else images
+    for image, keep in zip(wide, mask, strict=True):
+        if keep.any():
+            by_hand.update(image[:, keep[0]][:, None].to(images.dtype))
+    assert (stats.images, stats.pixels) == (by_hand.images, by_hand.pixels)
+    if stats.pixels > 0:
+        for name in (*PROPERTIES, "covariance"):
+            a, b = getattr(stats, name), getattr(by_hand, name)
+            if kind == "floating":
+                assert torch.allclose(a, b, rtol=1e-12, atol=1e-15, equal_nan=True), name
+            else:
+                assert torch.equal(a.nan_to_num(-1), b.nan_to_num(-1)), name
+
+
 def test_against_the_cifar_sample(shared_data):
     """100 real images against NumPy in float64, and against the published numbers of all 50 000."""
     import numpy as np

@@ -76,13 +76,15 @@ def test_any_split_of_integers_gives_the_same_bits(sizes, seed):
 
 
 def test_products_of_16_bits_beyond_the_digits_of_a_float64():
-    # 2**20 + 1 pixels of 65535: the sum of squares of one image is above 2**52, of 30 above 2**53.
-    image = torch.full((1, 2, 1025, 1023), 65535, dtype=torch.int32)
+    # A sum of 2**20 products is below 2**52, exact in float64; that of four such images is not.
+    n = 1025 * 1025
+    image = torch.full((1, 2, 1025, 1025), 65535, dtype=torch.int32)
     image[..., 0, 0] = torch.tensor([65534, 65533])
-    stats = of(image.to(torch.uint16).expand(30, 2, 1025, 1023), scale=False)
-    n = 1025 * 1023
+    stats = of(image.to(torch.uint16).expand(4, 2, 1025, 1025), scale=False)
     expected = [[Fraction(a * b * (n - 1), n * n) for a in (1, 2)] for b in (1, 2)]
     assert stats.covariance.tolist() == [[float(v) for v in row] for row in expected]
+    assert torch.equal(stats.covariance.diagonal(), stats.var(0))
+    assert (stats.mean_image_std / stats.std - 1).abs().max() < 1e-15  # four equal images
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchops import ChannelStats
-from torchops.stats.exact import rounded_sqrt
+from torchops.stats.exact import _power_sums, rounded_sqrt
 
 TYPES = [torch.uint8, torch.uint16]
 LIMIT = {torch.uint8: 255, torch.uint16: 65535}
@@ -181,6 +181,18 @@ def test_rounded_sqrt_beside_the_midpoint_of_two_floats():
 def test_an_image_whose_sum_of_squares_overflows_int32():
     stats = of(torch.full((1, 200, 170), 255, dtype=torch.uint8), scale=False)
     assert (stats.mean.item(), stats.std.item(), stats.mean_image_std.item()) == (255, 0, 0)
+
+
+def test_summing_apart_from_counting_is_exact_for_any_size(device):
+    # On a GPU large planes are summed in int32, which holds 33 025 squares of 255.
+    bright = torch.full((2, 3, 200, 340), 255, dtype=torch.uint8, device=device)
+    sums, squares = _power_sums(bright)
+    assert sums.tolist() == [[255 * 68000] * 3] * 2
+    assert squares.tolist() == [[255**2 * 68000] * 3] * 2
+    varied = integers(3, 2, 200, 171).to(device)
+    sums, squares = _power_sums(varied)
+    assert torch.equal(sums, varied.cpu().long().sum((2, 3)))
+    assert torch.equal(squares, varied.cpu().long().square().sum((2, 3)))
 
 
 def test_a_collection_whose_variance_numerator_overflows_int64():

@@ -98,7 +98,7 @@ def _processes() -> Iterator[tuple[int, int]]:
     """Join the processes that torchrun started, and give (rank, how many): (0, 1) without it."""
     from torch import distributed
 
-    if not distributed.is_torchelastic_launched():
+    if not (distributed.is_available() and distributed.is_torchelastic_launched()):
         yield 0, 1
         return
     # What travels are a few numbers in the memory of the CPU, so gloo serves wherever they came
