@@ -24,7 +24,9 @@ class RandomMultiErase(v2.Transform):
     Rectangles are drawn by :func:`torchops.sample_disjoint_boxes` and filled by
     :func:`torchops.erase_boxes`; their docstrings hold the promises, the law of the layouts and the
     fill values. An image that the coin ``p`` selects never comes back unchanged for want of a
-    rectangle that fits: a request that cannot be met raises.
+    rectangle that fits: a request that cannot be met raises. Fraction, count and coin are uniform;
+    the place is not: as with every eraser the border of the image is erased less often than its
+    middle, though with several rectangles more often than with one.
 
     What is erased in a sample:
 
@@ -53,7 +55,8 @@ class RandomMultiErase(v2.Transform):
             colour per rectangle.
         mask_value: what to fill masks with; None leaves them untouched.
         min_visibility: share of a bounding box in [0, 1] that must stay visible; None keeps all.
-        p: probability to erase, of each image on its own.
+        p: probability to erase, of each image on its own. Where no image is selected no rectangles
+            are drawn.
         inplace: write into the input image (and mask, if ``mask_value`` is given).
         generator: source of all random numbers; torch's global one if None. With a generator the
             global one is untouched. Inside a DataLoader worker it raises, because every worker

@@ -62,8 +62,9 @@ def sample_disjoint_boxes(
 
     All of it is a function of one block of random integers, so an image gets the same boxes in any
     batch. The block is drawn on the CPU, or on the device of ``generator``, and the boxes are then
-    moved to ``device``: one seed gives the same boxes on every device. Tables for the image size
-    are made at the first call and kept for the last 32 different requests.
+    moved to ``device``: one seed gives the same boxes on every device. The first call with a
+    ratio lists its rectangles, up to the next power of two of the largest area, for images of all
+    sizes; what else a request needs takes some milliseconds and is kept for the last 32.
 
     Args:
         batch_size: number of images; 0 only checks the options.
