@@ -1,12 +1,14 @@
 import inspect
+import typing
 
 import pytest
 import torch
 from helpers import assert_close
 
 import torchops
+from torchops.bilateral.filter import Method
 from torchops.cli.app import _parser
-from torchops.cli.io import read_hdr, read_image, sample_path, write_hdr
+from torchops.cli.io import read_hdr, read_image, read_picture, sample_path, write_hdr
 
 
 @pytest.fixture
@@ -61,6 +63,17 @@ def test_exr_without_its_package_names_the_extra(fails, tmp_path, monkeypatch):
     assert message.endswith("pip install 'torchops[demo]'")
 
 
+@pytest.mark.parametrize("method", typing.get_args(Method))
+def test_every_method_at_16_bits(command, radiance, tmp_path, method):
+    path, image = radiance
+    out = tmp_path / "out.png"
+    assert command("tonemap", path, "--out", out, "--method", method, "--depth", 16)[0] == 0
+    found, depth = read_picture(out)
+    assert depth == 16
+    expected = torchops.durand_tonemap(image, method=method).clamp(0, 1) ** (1 / 2.2)
+    assert_close(found, expected, 0.51 / 65535 + 1e-6)
+
+
 def test_defaults_are_those_of_the_op():
     arguments = _parser().parse_args(["tonemap", "a.hdr", "--out", "b.png"])
     parameters = inspect.signature(torchops.durand_tonemap).parameters
@@ -79,6 +92,9 @@ def test_bad_input(fails, radiance, tmp_path):
     assert "--gamma must be a finite number > 0, got 0" in fails(
         "tonemap", path, "--out", out, "--gamma", 0
     )
+    assert "cannot hold 16 bits" in fails(
+        "tonemap", path, "--out", tmp_path / "out.jpg", "--depth", 16
+    )
     path.write_bytes(path.read_bytes()[:1000])
     assert "r.hdr is not a readable .hdr file: it is truncated" in fails(
         "tonemap", path, "--out", out
@@ -94,3 +110,9 @@ def test_nan_radiance_is_bad_input(fails, tmp_path):
     assert "n.exr holds NaN or infinite values" in fails(
         "tonemap", tmp_path / "n.exr", "--out", tmp_path / "out.png"
     )
+
+
+@pytest.mark.unhooked
+def test_an_unknown_method_is_one_clear_line(fails, radiance, tmp_path):
+    arguments = (radiance[0], "--out", tmp_path / "out.png", "--method", "magic")
+    assert "method must be one of 'exact'" in fails("tonemap", *arguments)

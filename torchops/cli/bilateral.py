@@ -2,8 +2,12 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torchops.cli.options import Commands, add_device, add_image_output, pick_device
+from torchops.cli.options import Commands, add_depth, add_device, pick_device
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def add_command(commands: Commands) -> None:
@@ -11,10 +15,39 @@ def add_command(commands: Commands) -> None:
     parser = commands.add_parser(
         "bilateral",
         help="smooth a picture and keep its edges",
-        description="Bilateral filter: average each pixel with those that are near and alike.",
+        description="Bilateral filter: average each pixel with those that are near and alike. "
+        "Values of pictures lie in [0, 1], whatever their depth; .hdr and .exr keep theirs.",
     )
-    parser.add_argument("image", metavar="IMAGE", type=Path)
-    add_image_output(parser)
+    parser.add_argument("image", metavar="IMAGE", type=Path, help="a picture, .hdr or .exr")
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help="the picture to write: .png, .jpg, .tif or .bmp; of .hdr and .exr: .hdr or .exr",
+    )
+    _add_kernel(parser)
+    _add_pictures(parser)
+    parser.add_argument(
+        "--method",
+        metavar="NAME",
+        default="exact",
+        help="exact, or an approximation whose cost does not grow with sigma-space: grid, "
+        "piecewise, fourier (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--backend",
+        metavar="NAME",
+        default="auto",
+        help="of the exact method: torch, triton (GPU), or auto, which goes by the device "
+        "(default: %(default)s)",
+    )
+    add_depth(parser, "that of IMAGE where the name of FILE allows it")
+    add_device(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_kernel(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sigma-space",
         metavar="PIXELS",
@@ -27,8 +60,8 @@ def add_command(commands: Commands) -> None:
         metavar="VALUE",
         type=float,
         default=0.1,
-        help="how alike: standard deviation of the guide's values, which lie in [0, 1]; "
-        "10 of 255 grey levels are 0.04 (default: %(default)s)",
+        help="how alike: standard deviation of the guide's values; 10 of 255 grey levels are "
+        "0.04, 10 of 65535 are 0.00015 (default: %(default)s)",
     )
     parser.add_argument(
         "--radius",
@@ -37,42 +70,91 @@ def add_command(commands: Commands) -> None:
         help="half width of the window in pixels (default: 3 * sigma-space, rounded up)",
     )
     parser.add_argument(
-        "--method",
-        choices=("exact", "grid"),
-        default="exact",
-        help="grid: an approximation whose cost does not grow with sigma-space "
-        "(default: %(default)s)",
+        "--window",
+        choices=("square", "disc"),
+        default="square",
+        help="shape of the window; disc is OpenCV's (default: %(default)s)",
     )
+
+
+def _add_pictures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--guide",
         metavar="FILE",
         type=Path,
         help="picture of the same size whose values say what is alike (default: IMAGE itself); "
-        "--method grid reads it as gray",
+        "read as gray unless --method is exact",
     )
-    add_device(parser)
-    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--mask",
+        metavar="FILE",
+        type=Path,
+        help="picture of the same size, read as gray: white pixels are averaged over, black ones "
+        "are not, and are filled in from their neighbours",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Filter one picture."""
     from torchops import bilateral_filter
-    from torchops.cli.io import IMAGE_SUFFIXES, check_output, read_image, write_image
+    from torchops.cli import io
 
-    out = check_output(arguments.out, IMAGE_SUFFIXES)
+    radiance = arguments.image.suffix.lower() in io.RADIANCE_SUFFIXES
+    suffixes = io.RADIANCE_SUFFIXES if radiance else io.IMAGE_SUFFIXES
+    out = io.check_output(arguments.out, suffixes)
     device = pick_device(arguments.device)
-    image = read_image(arguments.image).to(device)
-    guide = None
-    if arguments.guide is not None or arguments.method == "grid":
-        gray = arguments.method == "grid"
-        guide = read_image(arguments.guide or arguments.image, gray=gray).to(device)
-    result = bilateral_filter(
-        image,
-        arguments.sigma_space,
-        arguments.sigma_range,
-        guide=guide,
-        radius=arguments.radius,
-        method=arguments.method,
-    )
-    write_image(out, result)
+    image, depth = _read(arguments.image, gray=False)
+    if radiance and arguments.depth is not None:
+        raise ValueError(f"--depth is for pictures, and {arguments.image} holds radiance")
+    if not radiance:
+        depth = _output_depth(out, len(image), depth, arguments.depth)
+    guide = mask = None
+    if arguments.guide is not None or arguments.method != "exact":
+        guide, _ = _read(arguments.guide or arguments.image, gray=arguments.method != "exact")
+    if arguments.mask is not None:
+        mask = io.read_image(arguments.mask, gray=True).to(device)
+    try:
+        result = bilateral_filter(
+            image.to(device),
+            arguments.sigma_space,
+            arguments.sigma_range,
+            guide=None if guide is None else guide.to(device),
+            mask=mask,
+            radius=arguments.radius,
+            window=arguments.window,
+            method=arguments.method,
+            backend=arguments.backend,
+        )
+    except RuntimeError as error:
+        if arguments.backend != "triton":
+            raise
+        raise ValueError(str(error)) from None  # there is no GPU, or no Triton
+    if radiance:
+        io.write_hdr(out, result)
+    else:
+        io.write_image(out, result, depth=depth)
     return 0
+
+
+def _read(path: Path, *, gray: bool) -> "tuple[Tensor, int]":
+    """Read a picture or a radiance file, and how many bits it has (of radiance: 32)."""
+    from torchops.cli import io
+
+    if path.suffix.lower() not in io.RADIANCE_SUFFIXES:
+        return io.read_picture(path, gray=gray)
+    image = io.read_hdr(path)
+    return (io.luminance(image) if gray else image), 32
+
+
+def _output_depth(out: Path, channels: int, depth: int, wanted: int | None) -> int:
+    """Return the depth asked for, else that of the input or, where ``out`` cannot hold it, 8."""
+    from torchops.cli import io
+
+    if wanted is not None:
+        io.check_depth(out, channels, wanted)
+        return wanted
+    try:
+        io.check_depth(out, channels, depth)
+    except ValueError:
+        return 8
+    return depth

@@ -17,10 +17,12 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from torchops.cli import radiance
+from torchops.cli import deep, radiance
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 RADIANCE_SUFFIXES = (".hdr", ".exr")
+REC_709 = (0.2126, 0.7152, 0.0722)  # luminance of linear light
+BT_601 = (0.299, 0.587, 0.114)  # luma of display-encoded colour
 
 
 def sample_path(name: str) -> Path:
@@ -70,17 +72,25 @@ def read_image(path: str | os.PathLike[str], *, gray: bool = False) -> Tensor:
 
     The picture is turned upright by its EXIF orientation. Gray, gray with alpha and one-bit files
     have one channel, all others (palette, CMYK, ...) become RGB. Alpha is dropped: the colour is
-    what the file stores under it. 16-bit gray is read at full depth, 16-bit colour at 8 bits, which
-    is what Pillow decodes. Of several frames the first counts. With ``gray`` colour becomes the
-    luma of BT.601, in 8 bits, and C is 1.
+    what the file stores under it. 16-bit gray and 16-bit colour PNG are read at full depth, other
+    16-bit colour (interlaced PNG too) at 8 bits, which is what Pillow decodes. Of several frames
+    the first counts. With ``gray`` colour becomes the luma of BT.601, in the depth of the file,
+    and C is 1.
 
     Raises:
         OSError: if there is no such file, or it is not readable.
         ValueError: if it is no picture, a damaged one, or one of floating-point values.
     """
+    return read_picture(path, gray=gray)[0]
+
+
+def read_picture(path: str | os.PathLike[str], *, gray: bool = False) -> tuple[Tensor, int]:
+    """Read a picture as `read_image` does, and say of how many bits it is, 8 or 16."""
     path = Path(path)
     data = path.read_bytes()
     try:
+        if deep.is_deep_png(data):
+            return _deep_picture(deep.decode_png(data), gray), 16
         with Image.open(BytesIO(data)) as image:
             image.load()
             upright = ImageOps.exif_transpose(image)
@@ -99,27 +109,48 @@ def read_image(path: str | os.PathLike[str], *, gray: bool = False) -> Tensor:
         array = np.asarray(upright).astype(np.int64)
         if array.min() < 0 or array.max() > 65535:
             raise ValueError(f"{path} holds values outside the 16 bits from 0 to 65535")
-        return _to_tensor(array, 65535)
-    return _to_tensor(np.asarray(upright), 255)
+        return _to_tensor(array, 65535), 16
+    return _to_tensor(np.asarray(upright), 255), 8
 
 
-def write_image(path: str | os.PathLike[str], image: Tensor) -> None:
-    """Write ``(1, H, W)`` or ``(3, H, W)`` in [0, 1] as 8-bit PNG, JPEG, TIFF or BMP.
+def _deep_picture(levels: np.ndarray, gray: bool) -> Tensor:
+    if gray and len(levels) == 3:
+        levels = np.tensordot(BT_601, levels.astype(np.float64), 1)[None].round()
+    return _to_tensor(levels.transpose(1, 2, 0), 65535)
 
-    Values are rounded to the nearest of the 256 levels, values outside [0, 1] clipped.
-    JPEG is written at quality 95 without chroma subsampling.
+
+def check_depth(path: Path, channels: int, depth: int) -> None:
+    """Raise ValueError unless a picture of ``depth`` bits a channel can be stored under a name."""
+    suffix = path.suffix.lower()
+    deep_gray = channels == 1 and suffix in (".tif", ".tiff")
+    if depth == 16 and suffix != ".png" and not deep_gray:
+        raise ValueError(f"{path} cannot hold 16 bits: use .png, or .tif for a gray picture")
+
+
+def write_image(path: str | os.PathLike[str], image: Tensor, *, depth: int = 8) -> None:
+    """Write ``(1, H, W)`` or ``(3, H, W)`` in [0, 1] as PNG, JPEG, TIFF or BMP.
+
+    Values are rounded to the nearest of the 256 levels (65536 with ``depth=16``: PNG, and TIFF of
+    one channel), values outside [0, 1] clipped. JPEG is written at quality 95 without chroma
+    subsampling.
 
     Raises:
         OSError: if the folder does not exist or is not writable.
-        ValueError: if the name's ending is unknown, or the picture holds NaN.
+        ValueError: if the name's ending is unknown or of a format without this depth, or the
+            picture holds NaN.
     """
     path = check_output(Path(path), IMAGE_SUFFIXES)
     if image.ndim != 3 or image.shape[0] not in (1, 3):
         raise ValueError(f"image must be of shape (1 or 3, H, W), got {tuple(image.shape)}")
-    levels = image.detach().cpu().double().clamp(0, 1).mul(255).round()
+    check_depth(path, image.shape[0], depth)
+    levels = image.detach().cpu().double().clamp(0, 1).mul(2**depth - 1).round()
     if levels.isnan().any():
         raise ValueError(f"the picture for {path} holds NaN")
-    array = levels.byte().numpy()
+    array = levels.numpy().astype(np.uint8 if depth == 8 else np.uint16)
+    if depth == 16 and path.suffix.lower() == ".png":
+        with whole_file(path) as partial:
+            partial.write_bytes(deep.encode_png(array))
+        return
     picture = Image.fromarray(array[0] if len(array) == 1 else array.transpose(1, 2, 0).copy())
     jpeg = {"quality": 95, "subsampling": 0}
     options: dict[str, Any] = jpeg if path.suffix.lower() in (".jpg", ".jpeg") else {}
@@ -147,6 +178,12 @@ def read_hdr(path: str | os.PathLike[str]) -> Tensor:
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is not a readable {suffix} file: {error}") from None
     return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+
+
+def luminance(radiance: Tensor) -> Tensor:
+    """Return the luminance (1, H, W) of linear radiance (3, H, W), by Rec. 709."""
+    weights = torch.tensor(REC_709, dtype=radiance.dtype, device=radiance.device)
+    return (radiance * weights[:, None, None]).sum(0, keepdim=True)
 
 
 def write_hdr(path: str | os.PathLike[str], image: Tensor) -> None:

@@ -21,6 +21,17 @@ def add_image_output(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_depth(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add `--depth`, which is None unless given; ``default`` says what happens then."""
+    parser.add_argument(
+        "--depth",
+        type=int,
+        choices=(8, 16),
+        help="bits a channel of the picture written; 16 needs .png, or .tif for gray "
+        f"(default: {default})",
+    )
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add `--device`."""
     parser.add_argument(

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from torchops.cli.options import Commands, add_device, add_image_output, pick_device
+from torchops.cli.options import Commands, add_depth, add_device, add_image_output, pick_device
 
 
 def add_command(commands: Commands) -> None:
@@ -38,9 +38,10 @@ def add_command(commands: Commands) -> None:
     )
     parser.add_argument(
         "--method",
-        choices=("grid", "exact"),
+        metavar="NAME",
         default="grid",
-        help="of the bilateral filter; exact is slow (default: %(default)s)",
+        help="of the bilateral filter: grid, piecewise, fourier, or exact, which is slow "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--gamma",
@@ -50,6 +51,7 @@ def add_command(commands: Commands) -> None:
         help="of the display: the file holds linear values to the power of 1 / gamma "
         "(default: %(default)s)",
     )
+    add_depth(parser, "8")
     add_device(parser)
     parser.set_defaults(run=run)
 
@@ -57,9 +59,11 @@ def add_command(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Tone-map one picture."""
     from torchops import durand_tonemap
-    from torchops.cli.io import IMAGE_SUFFIXES, check_output, read_hdr, write_image
+    from torchops.cli.io import IMAGE_SUFFIXES, check_depth, check_output, read_hdr, write_image
 
     out = check_output(arguments.out, IMAGE_SUFFIXES)
+    depth = arguments.depth or 8
+    check_depth(out, 3, depth)
     if not 0 < arguments.gamma < float("inf"):
         raise ValueError(f"--gamma must be a finite number > 0, got {arguments.gamma}")
     radiance = read_hdr(arguments.radiance).to(pick_device(arguments.device))
@@ -72,5 +76,5 @@ def run(arguments: argparse.Namespace) -> int:
         sigma_range=arguments.sigma_range,
         method=arguments.method,
     )
-    write_image(out, linear.clamp(0, 1) ** (1 / arguments.gamma))
+    write_image(out, linear.clamp(0, 1) ** (1 / arguments.gamma), depth=depth)
     return 0
