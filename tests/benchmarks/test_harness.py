@@ -2,11 +2,16 @@
 
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import harness, report
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def cases(device):
@@ -22,6 +27,7 @@ def cases(device):
 
 
 def test_a_run_is_stored_with_its_circumstances_and_read_back(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(harness, "resident_peaks", lambda cases: {"add one/copies": 32 << 20})
     harness.main("stats", cases, ["--device", "cpu", "--seconds", "0.01", "--out", str(tmp_path)])
     (path,) = tmp_path.glob("*/stats.json")
     record = json.loads(path.read_text())
@@ -30,6 +36,7 @@ def test_a_run_is_stored_with_its_circumstances_and_read_back(tmp_path, capsys, 
     assert rows["torchops"]["ratio"] == 1
     assert rows["torchops"]["milliseconds"]["repeats"] >= 3
     assert rows["copies"]["metrics"] == {"calls": 8.0}
+    assert rows["copies"]["peak_images"] == 8
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     monkeypatch.setattr("sys.argv", ["report.py", "stats"])
     report.main()
@@ -38,12 +45,26 @@ def test_a_run_is_stored_with_its_circumstances_and_read_back(tmp_path, capsys, 
     assert "Target: <= 1." in printed
 
 
+MEMORY = """
+import json, torch
+from benchmarks import harness
+def cases():
+    hold = {"one": lambda: torch.ones(1 << 24), "three": lambda: [torch.ones(1 << 24)] * 1
+            + [torch.ones(1 << 24), torch.ones(1 << 24)]}
+    yield harness.Case(name="hold", candidates=hold, baseline="one")
+print(json.dumps(harness.resident_peaks(cases)))
+"""
+
+
 def test_peak_memory_counts_what_one_call_holds():
     if not os.access("/proc/self/clear_refs", os.W_OK):
         pytest.skip("this system does not let a process reset its peak memory")
-    size = 64 << 20
-    _, peak = harness.peak_memory(lambda: torch.ones(size // 4), torch.device("cpu"))
-    assert size * 0.9 <= peak <= size * 1.2
+    # A fresh process, because threads do not survive the fork.
+    command = [sys.executable, "-c", MEMORY]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    peaks = json.loads(result.stdout)
+    assert peaks["hold/one"] == pytest.approx(64 << 20, rel=0.05)
+    assert peaks["hold/three"] == pytest.approx(192 << 20, rel=0.05)
 
 
 def test_a_quick_or_filtered_run_stores_nothing(tmp_path):
@@ -55,4 +76,4 @@ def test_a_quick_or_filtered_run_stores_nothing(tmp_path):
 def test_a_case_without_its_baseline_is_refused():
     case = harness.Case(name="x", candidates={"a": lambda: None}, baseline="b")
     with pytest.raises(ValueError, match="baseline 'b' is not a candidate of 'x'"):
-        harness.measure_case(case, torch.device("cpu"), 0.0)
+        harness.measure_case(case, torch.device("cpu"), 0.0, {})
