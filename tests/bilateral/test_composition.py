@@ -8,7 +8,8 @@ from helpers import assert_close
 
 from torchops import BilateralFilter, bilateral_filter, durand_tonemap
 
-METHODS = ["exact", "grid"]
+METHODS = ["exact", "piecewise", "grid", "fourier"]
+TERMS = {"fourier": 6}  # what would have to be read otherwise
 
 
 def problem(batch=2):
@@ -31,6 +32,7 @@ def filtered(method, distance="l2", radius=2):
             radius=radius,
             distance=distance,
             method=method,
+            terms=TERMS.get(method),
         )
 
     return run
@@ -115,10 +117,15 @@ def test_hessian_of_the_sigmas():
     ("method", "distance", "dynamic"),
     [
         ("exact", "l2", False),
-        ("grid", "l2", False),
+        # Half a minute each; without the gradients they are traced in the next test.
+        pytest.param("piecewise", "l2", False, marks=pytest.mark.slow),
+        pytest.param("grid", "l2", False, marks=pytest.mark.slow),
+        pytest.param("fourier", "l2", False, marks=pytest.mark.slow),
         # Symbolic sizes make the compiler slow on everything made of them: minutes.
         pytest.param("exact", "l1", True, marks=pytest.mark.slow),
+        pytest.param("piecewise", "l2", True, marks=pytest.mark.slow),
         pytest.param("grid", "l2", True, marks=pytest.mark.slow),
+        pytest.param("fourier", "l2", True, marks=pytest.mark.slow),
     ],
 )
 def test_compile_fullgraph(method, distance, dynamic):
@@ -137,6 +144,20 @@ def test_compile_fullgraph(method, distance, dynamic):
         other = [t[..., :6, :5] if t.ndim == 4 else t for t in inputs]
         for a, b in zip(with_gradients(compiled, other), with_gradients(run, other), strict=True):
             assert_close(a, b, 1e-12)
+
+
+@pytest.mark.unhooked
+@pytest.mark.parametrize("method", METHODS[1:])
+def test_compile_fullgraph_of_fast_methods(method):
+    run = filtered(method, radius=1)
+    inputs = problem()
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled = torch.compile(run, fullgraph=True, backend="eager")
+        found, expected = with_gradients(compiled, inputs), with_gradients(run, inputs)
+    for a, b in zip(found, expected, strict=True):
+        assert_close(a, b, 1e-12)
 
 
 @pytest.mark.unhooked
@@ -180,12 +201,30 @@ def test_compile_and_export_of_tonemap():
 @pytest.mark.parametrize("method", METHODS)
 def test_export(method):
     image, guide, mask, *_ = problem()
-    module = BilateralFilter(1.0, 0.3, method=method)
+    module = BilateralFilter(1.0, 0.3, method=method, terms=TERMS.get(method))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(module, (image, guide, mask))
         found = program.module()(image, guide, mask)
     assert_close(found, module(image, guide, mask), 1e-13)
+
+
+@pytest.mark.unhooked
+def test_terms_that_cannot_be_chosen_are_asked_for():
+    image = problem()[0][:, :1]
+
+    def run(image):
+        return bilateral_filter(image, 1.0, 0.3, method="fourier")
+
+    message = "guide must have a known value.*pass terms="
+    with pytest.raises(ValueError, match=message):
+        torch.func.vmap(run)(image)
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled = torch.compile(run, fullgraph=True, backend="eager")
+        with pytest.raises(Exception, match=message):
+            compiled(image)
 
 
 @pytest.mark.unhooked

@@ -38,7 +38,7 @@ IMAGE = torch.rand(2, 3, 8, 9)
         ({"distance": "l3"}, ValueError, "distance must be one of 'l2', 'l1', got 'l3'"),
         ({"border": "wrap"}, ValueError, "border must be one of 'reflect', .*, got 'wrap'"),
         ({"spatial_dims": 4}, ValueError, "spatial_dims must be one of 1, 2, 3, got 4"),
-        ({"method": "magic"}, ValueError, "method must be one of 'exact', 'grid'"),
+        ({"method": "magic"}, ValueError, "method must be one of 'exact', 'piecewise', 'grid'"),
         (
             {"guide": torch.rand(2, 1, 8, 8)},
             ValueError,
@@ -69,6 +69,29 @@ IMAGE = torch.rand(2, 3, 8, 9)
             "border must be 'reflect' or 'valid_only' for method='grid', got 'circular'",
         ),
         ({"method": "grid", "spatial_dims": 1}, ValueError, "spatial_dims must be 2 or 3"),
+        (
+            {"method": "piecewise", "guide": IMAGE[:, :1], "border": "replicate"},
+            ValueError,
+            "border must be 'reflect' or 'valid_only' for method='piecewise', got 'replicate'",
+        ),
+        ({"method": "piecewise"}, ValueError, "image, which is its own guide, must have 1 channel"),
+        ({"method": "fourier"}, ValueError, "image, which is its own guide, must have 1 channel"),
+        (
+            {"method": "fourier", "guide": IMAGE[:, :1], "window": "disc"},
+            ValueError,
+            "window must be 'square' for method='fourier', got 'disc'",
+        ),
+        ({"tolerance": 0}, ValueError, r"tolerance must be a finite number > 0 and <= 0.5, got 0"),
+        ({"tolerance": 0.6}, ValueError, r"tolerance must be .*, got 0.6"),
+        ({"tolerance": "low"}, TypeError, "tolerance must be a finite number"),
+        ({"method": "fourier", "terms": 0}, ValueError, "terms must be an integer >= 1, got 0"),
+        ({"method": "fourier", "terms": 2.5}, TypeError, "terms must be an integer >= 1, got 2.5"),
+        ({"method": "grid", "terms": 5}, ValueError, "terms must be None for method='grid', got 5"),
+        (
+            {"method": "fourier", "guide": IMAGE[:, :1], "sigma_range": 1e-4},
+            ValueError,
+            "sigma_range must be at least about 1/250 of the guide's range .* got 1/9.* of it",
+        ),
     ],
 )
 def test_bilateral_filter(arguments, error, message):

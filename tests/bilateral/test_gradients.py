@@ -133,7 +133,13 @@ def test_no_gradient_is_nan_where_nothing_counts_or_nothing_is_finite():
     image[:, :, 5] = torch.inf
     inputs = [t.requires_grad_() for t in (image, mask)]
     sigmas = [torch.tensor(s, dtype=torch.float64, requires_grad=True) for s in (1.0, 0.2)]
-    for method, own in (("exact", True), ("exact", False), ("grid", False)):
+    for method, own in (
+        ("exact", True),
+        ("exact", False),
+        ("piecewise", False),
+        ("grid", False),
+        ("fourier", False),
+    ):
         guide = torch.rand(1, 6, 7, dtype=torch.float64)
         guide[0, 2, 2] = torch.nan
         guide.requires_grad_()
@@ -199,18 +205,23 @@ def test_saved_memory_does_not_grow_with_the_window():
     assert saved[7] < 12
 
 
-def test_gradients_to_the_grid():
+FAST = ["piecewise", "grid", "fourier"]
+
+
+@pytest.mark.parametrize("method", FAST)
+def test_gradients_of_fast_methods(method):
     inputs = tensors(2, guide_channels=1, size=(5, 4))
-    assert gradcheck(filtered("grid"), inputs)
+    assert gradcheck(filtered(method), inputs)
     inputs = tensors(2, guide_channels=1, size=(9, 8))
-    assert gradcheck(filtered("grid", border="valid_only"), inputs, fast_mode=True)
+    assert gradcheck(filtered(method, border="valid_only"), inputs, fast_mode=True)
     volume = tensors(3, guide_channels=1, size=(3, 4, 3))
-    assert gradcheck(filtered("grid", spatial_dims=3), volume, fast_mode=True)
+    assert gradcheck(filtered(method, spatial_dims=3), volume, fast_mode=True)
 
 
-def test_gradgradcheck_of_the_grid():
+@pytest.mark.parametrize("method", FAST)
+def test_gradgradcheck_of_fast_methods(method):
     image, guide, mask, space, level = tensors(2, guide_channels=1, size=(4, 5))
-    run = filtered("grid")
+    run = filtered(method)
 
     def fixed_guide(image, mask, space, level):
         return run(image, guide.detach(), mask, space, level)

@@ -1,5 +1,6 @@
 """The public bilateral filter: arguments in, method picked, dtype restored."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -7,7 +8,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from torchops._common.backend import Backend, resolve_backend
-from torchops._common.checks import check_choice, check_tensor
+from torchops._common.checks import check_choice, check_integer, check_number, check_tensor
 from torchops._common.precision import no_autocast
 from torchops.bilateral.arguments import (
     by_group,
@@ -16,15 +17,18 @@ from torchops.bilateral.arguments import (
     window_radii,
 )
 from torchops.bilateral.exact import exact_filter
+from torchops.bilateral.fourier import fourier_filter
 from torchops.bilateral.fused import exact_filter_fused
 from torchops.bilateral.grid import grid_filter
+from torchops.bilateral.piecewise import piecewise_filter
 
 Image = Float[Tensor, "..."] | UInt8[Tensor, "..."]
 Sigma = float | int | Float[Tensor, "..."]
 Border = Literal["reflect", "replicate", "constant", "circular", "valid_only"]
 
-Method = Literal["exact", "grid"]
+Method = Literal["exact", "piecewise", "grid", "fourier"]
 
+METHODS = ("exact", "piecewise", "grid", "fourier")
 BORDERS = ("reflect", "replicate", "constant", "circular", "valid_only")
 
 
@@ -41,6 +45,8 @@ def bilateral_filter(
     mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None,
     spatial_dims: int = 2,
     method: Method = "exact",
+    tolerance: float = 1e-3,
+    terms: int | None = None,
     backend: Backend = "auto",
 ) -> Image:
     """Average every pixel with those neighbours that are both near and similar.
@@ -50,14 +56,25 @@ def bilateral_filter(
         output_p = sum_q m_q w_pq image_q / sum_q m_q w_pq
         w_pq = exp(-|p - q|^2 / (2 sigma_space^2)) exp(-d(guide_p, guide_q)^2 / (2 sigma_range^2))
 
-    One weight serves all channels. ``method="exact"`` costs one exponential per pair of
-    neighbours and memory for a few images, whatever the window, with gradients too; compiled, it
-    is unrolled offset by offset, which takes the compiler long for large windows. ``"grid"``
-    (bilateral grid: cells of 2/3 sigma_space, 32 levels between the least and the greatest value
-    of the guide) costs less the larger sigma_space is; below a sigma_space of about 6 exact is as
-    fast. On photographs, with sigma_range at least 1/20 of the guide's range, it was 57 to 66 dB
-    close to exact, at worst 2 % of the range at single pixels; a sigma_range under 1/50 of it
-    acts as if it were that.
+    One weight serves all channels.
+
+    - ``method="exact"`` costs one exponential per pair of neighbours and memory for a few images,
+      whatever the window, with gradients too; compiled, it is unrolled offset by offset, which
+      takes the compiler long for large windows. For sigma_space up to about 4, and for colour.
+    - ``"fourier"`` gives the exact filter's result up to a ``tolerance`` of your choice, at a cost
+      that hardly grows with sigma_space: 2 Fourier transforms per term and channel (and one
+      channel more). The terms grow with the guide's range over sigma_range, and slowly with
+      sigma_space and digits of the tolerance: 10 to 14 for a tenth of the range. For small
+      errors at sigma_space above about 5. In float32, rounding adds about 1e-7 times the window's
+      weight over the weight of the similar pixels in it.
+    - ``"grid"`` (bilateral grid) and ``"piecewise"`` (Durand and Dorsey) work on cells of 2/3
+      sigma_space, 4 to 6 pixels, at 32 levels between the least and the greatest value of the
+      guide: the same time for any sigma_space, the grid about half of what piecewise takes. On
+      photographs, with sigma_range at least 1/20 of the guide's range, both were 52 dB (at
+      sigma_space 3) to 72 dB (at 16) close to exact, and at worst 3 % of the range off at single
+      pixels. A sigma_range under 1/50 of the guide's range acts as if it were that. For previews
+      and tone mapping: the grid, which is fastest. Piecewise weighs intensities exactly and
+      interpolates between averages, so that its result never leaves the values of the image.
 
     Args:
         image: (*batch, C, H, W), floating or uint8; any number of channels, any range of values.
@@ -80,9 +97,18 @@ def bilateral_filter(
         mask: (*batch, 1, H, W), boolean or weights in [0, 1]: how much a pixel counts as a
             source. Where it is 0 the image may hold anything, NaN included.
         spatial_dims: 1 for signals, 2 for images, 3 for volumes.
-        method: "exact" or "grid". The grid takes a guide of one channel, the square window, the
-            borders "reflect" and "valid_only", and images and volumes.
-
+        method: "exact", "fourier", "grid" or "piecewise". The last three take a guide of one
+            channel, the square window, the borders "reflect" and "valid_only", and images and
+            volumes, not signals.
+        tolerance: For "fourier": the largest error of a pixel that counts (has mask 1), as a
+            fraction of the range of the image, in (0, 0.5]. It is a bound that isolated pixels
+            attain; on photographs the error is 100 times smaller. Where all that is similar in a
+            window weighs less than the error of the weights, the output is 0, as if nothing
+            counted; that happens only to pixels that do not count themselves.
+        terms: For "fourier": the number of terms of the cosine series, instead of ``tolerance``.
+            By default the guide's extremes and the sigmas are read to choose it for each sample,
+            which waits for a GPU once. A sample for which so few terms cannot keep the sum of
+            the weights positive is NaN.
         backend: "torch", plain PyTorch anywhere; "triton", the GPU kernel of the exact method,
             with first derivatives only, the same bits in every run; "auto" takes the kernel for
             tensors on a GPU where Triton is installed.
@@ -98,16 +124,21 @@ def bilateral_filter(
         TypeError: If an argument has the wrong type or dtype.
         ValueError: If a shape, a value or a device does not fit; or if ``radius`` is needed while
             the value of a tensor sigma_space cannot be read (torch.compile, export, vmap, CUDA
-            graphs): pass ``radius``.
+            graphs): pass ``radius``. Likewise "fourier" without ``terms``; and for a sigma_range
+            so small that it would need more than 256 of them.
 
     Gradients:
         To image, guide, float mask and both sigmas, any order (by the kernel: the first). 0 where
         the output is defined as 0. Not smooth: "l1" where two guide values are equal; "grid"
-        where a guide value meets a level of the grid. The radius is a constant.
+        and "piecewise" where a guide value meets a level. The radius and the number of terms are
+        constants.
 
     References:
         Tomasi and Manduchi, "Bilateral filtering for gray and color images", 1998.
         Aurich and Weule, "Non-linear Gaussian filters performing edge preserving diffusion", 1995.
+        Durand and Dorsey, "Fast bilateral filtering for the display of high-dynamic-range
+        images", 2002.
+        Sugimoto and Kamata, "Compressive bilateral filtering", 2015.
         Paris and Durand, "A fast approximation of the bilateral filter using a signal processing
         approach", 2006.
 
@@ -117,7 +148,7 @@ def bilateral_filter(
         >>> bilateral_filter(step, 2.0, 0.1)
         tensor([[[0.0326, 0.0559, 0.0295, 0.9705, 0.9441, 0.9674]]])
     """
-    check_options(window, distance, border, spatial_dims, method, backend)
+    check_options(window, distance, border, spatial_dims, method, backend, tolerance, terms)
     check_tensor("image", image)
     path = resolve_backend(backend, image)
     with no_autocast(image):
@@ -129,7 +160,12 @@ def bilateral_filter(
             result = by_group(batch, radii, run)
         else:
             check_one_channel(batch.guide, guide is None)
-            result = by_group(batch, radii, partial(grid_filter, border=border))
+            fast: dict[str, Callable[..., Tensor]] = {
+                "fourier": partial(fourier_filter, tolerance=tolerance, terms=terms),
+                "grid": grid_filter,
+                "piecewise": piecewise_filter,
+            }
+            result = by_group(batch, radii, partial(fast[method], border=border))
         return restore(result, lead, image.dtype)
 
 
@@ -140,13 +176,20 @@ def check_options(
     spatial_dims: object,
     method: object,
     backend: object,
+    tolerance: object = 1e-3,
+    terms: object = None,
 ) -> None:
     """Raise unless the options name what `bilateral_filter` knows, and fit the method."""
     check_choice("window", window, ("square", "disc"))
     check_choice("distance", distance, ("l2", "l1"))
     check_choice("border", border, BORDERS)
     check_choice("spatial_dims", spatial_dims, (1, 2, 3))
-    check_choice("method", method, ("exact", "grid"))
+    check_choice("method", method, METHODS)
+    check_number("tolerance", tolerance, above=0, maximum=0.5)
+    if terms is not None:
+        check_integer("terms", terms, minimum=1)
+        if method != "fourier":
+            raise ValueError(f"terms must be None for method={method!r}, got {terms}")
     if method == "exact":
         return
     if backend == "triton":

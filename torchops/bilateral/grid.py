@@ -15,7 +15,7 @@ from torch import Tensor
 
 from torchops.bilateral.arguments import Batch
 from torchops.bilateral.exact import countable, normalised
-from torchops.bilateral.lattice import LEVELS, Lattice, intensity_levels
+from torchops.bilateral.lattice import LEVELS, Lattice, intensity_levels, level_below
 
 
 def grid_filter(batch: Batch, radii: tuple[int, ...], *, border: str) -> Tensor:
@@ -34,22 +34,16 @@ def grid_filter(batch: Batch, radii: tuple[int, ...], *, border: str) -> Tensor:
 
     parts = []
     for rows, nodes in zip(lattice.strips(), lattice.blurred(sums, batch.sigma_space), strict=True):
-        below, share = _split(height[:, rows].flatten(1))
+        below, share = level_below(height[:, rows].flatten(1))
         low, high = lattice.read(rows, nodes, below), lattice.read(rows, nodes, below + 1)
         parts.append(torch.lerp(low, high, share[:, None]))
     whole = torch.cat(parts, 2).unflatten(2, values.shape[2:])
     return normalised(whole[:, :-1], whole[:, -1:], finite)
 
 
-def _split(height: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the level below, and the share of the one above it."""
-    below = height.detach().floor().clamp(0, LEVELS - 2)
-    return below.long(), height - below
-
-
 def _splat(sources: Tensor, height: Tensor, lattice: Lattice) -> Tensor:
     """Add every pixel to its cell, shared between two levels; returns (B, S, *cells, LEVELS)."""
-    below, share = _split(height.flatten(1))
+    below, share = level_below(height.flatten(1))
     cell = torch.zeros((), dtype=torch.long, device=sources.device)
     shape = []
     for axis, length in zip(lattice.axes, sources.shape[2:], strict=True):

@@ -10,7 +10,7 @@ the image stays in the cache. The layout follows from the size and the radius al
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -107,10 +107,10 @@ class Lattice:
             Axis(length, radius, image.device)
             for length, radius in zip(self.size, radii, strict=True)
         ]
-        self.strip = self.axes[0].cells  # of how many cells
-        if image.device.type == "cpu" and not torch.compiler.is_compiling():
-            pixels = samples * math.prod(self.size[1:]) * self.axes[0].cell
-            self.strip = max(1, BLOCK // max(pixels, 1))
+        self.in_strips = image.device.type == "cpu" and not torch.compiler.is_compiling()
+        pixels = samples * math.prod(self.size[1:]) * self.axes[0].cell
+        # How many rows of cells a strip has.
+        self.strip = max(1, BLOCK // max(pixels, 1)) if self.in_strips else self.axes[0].cells
 
     def entries(self, dtype: torch.dtype) -> Tensor:
         """Return how often a pixel enters the sums, of the shape of the image."""
@@ -119,11 +119,15 @@ class Lattice:
             entries = entries[..., None] * axis.entries(self.border)
         return entries.to(dtype)
 
-    def strips(self) -> Iterator[slice]:
-        """Yield ranges of pixels of the first axis, each made of whole cells."""
-        step = self.strip * self.axes[0].cell
-        for start in range(0, self.size[0], step):
-            yield slice(start, min(start + step, self.size[0]))
+    def strips(self) -> list[slice]:
+        """Return ranges of pixels of the first axis, each made of whole cells."""
+        return _ranges(0, self.size[0], self.strip * self.axes[0].cell)
+
+    def cell_rows(self, rows: slice) -> list[slice]:
+        """Cut a strip into single rows of cells, where the image is cut into strips at all."""
+        if not self.in_strips:
+            return [rows]
+        return _ranges(rows.start, rows.stop, self.axes[0].cell)
 
     def blurred(self, sums: Callable[[slice], Tensor], sigma_space: Tensor) -> list[Tensor]:
         """Blur what ``sums`` returns for the cells of a strip; returns one tensor for each strip.
@@ -179,6 +183,10 @@ class Lattice:
         return [rows.stop - rows.start, *self.size[1:]]
 
 
+def _ranges(start: int, stop: int, step: int) -> list[slice]:
+    return [slice(k, min(k + step, stop)) for k in range(start, stop, step)]
+
+
 def _blur(cells: Tensor, weights: Tensor, dim: int, start: int, stop: int) -> Tensor:
     """Blur one axis from cells to the nodes from ``start`` to ``stop``."""
     taps = weights[..., start:stop].unbind(1)
@@ -207,3 +215,9 @@ def intensity_levels(guide: Tensor, finite: Tensor) -> tuple[Tensor, Tensor]:
     # The rows without a finite pixel have an infinite low, those that are not finite a guide of 0.
     height = (guide - torch.where(low.isfinite(), low, 0)) * scale
     return height.clamp(0, LEVELS - 1), scale[:, 0]
+
+
+def level_below(height: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the number of the level below, and the share of the one above it."""
+    below = height.detach().floor().clamp(0, LEVELS - 2)
+    return below.long(), height - below

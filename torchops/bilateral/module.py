@@ -46,6 +46,8 @@ class BilateralFilter(nn.Module):
         border: As in `bilateral_filter`.
         spatial_dims: As in `bilateral_filter`.
         method: As in `bilateral_filter`.
+        tolerance: As in `bilateral_filter`.
+        terms: As in `bilateral_filter`.
         backend: As in `bilateral_filter`.
 
     Example:
@@ -69,11 +71,13 @@ class BilateralFilter(nn.Module):
         border: Border = "reflect",
         spatial_dims: int = 2,
         method: Method = "exact",
+        tolerance: float = 1e-3,
+        terms: int | None = None,
         backend: Backend = "auto",
     ) -> None:
         super().__init__()
         check_bool("learnable", learnable)
-        check_options(window, distance, border, spatial_dims, method, backend)
+        check_options(window, distance, border, spatial_dims, method, backend, tolerance, terms)
         self.learnable = learnable
         self.spatial_sigmas = len(sigma_space) if isinstance(sigma_space, tuple) else 1
         for k, sigma in enumerate(per_axis("sigma_space", sigma_space, spatial_dims)):
@@ -85,6 +89,7 @@ class BilateralFilter(nn.Module):
         self.radius = largest_radii(radius, sigma_space, spatial_dims)
         self.window, self.distance, self.border = window, distance, border
         self.spatial_dims, self.method, self.backend = spatial_dims, method, backend
+        self.tolerance, self.terms = tolerance, terms
 
     def _keep(self, name: str, sigma: object) -> None:
         """Keep a number as it is, a tensor as a buffer, and what is learned as a parameter."""
@@ -133,6 +138,8 @@ class BilateralFilter(nn.Module):
             border=self.border,
             spatial_dims=self.spatial_dims,
             method=self.method,
+            tolerance=self.tolerance,
+            terms=self.terms,
             backend=self.backend,
         )
 
