@@ -142,7 +142,7 @@ def _fill_slices(
     sets, starts, shape, steps = _slice_grid(image, boxes)
     height, width = image.shape[-2:]
     row, column = steps[-2:]
-    colors = fill.reshape(len(sets), -1, fill.shape[-1]) if isinstance(fill, Tensor) else None
+    colors = fill.reshape(len(sets), *fill.shape[-2:]) if isinstance(fill, Tensor) else None
     for i, (start, some) in enumerate(zip(starts, sets, strict=True)):
         for j, (x0, y0, x1, y1) in enumerate(some):
             if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
@@ -179,7 +179,8 @@ def _slice_grid(
     ]
     sizes = tuple(image.shape[d] for d in shared)
     steps = tuple(strides[d] for d in shared)
-    return boxes.flatten(0, -3).tolist(), starts, sizes, (*steps, *strides[-2:])
+    sets = boxes.reshape(len(starts), *boxes.shape[-2:]).tolist()
+    return sets, starts, sizes, (*steps, *strides[-2:])
 
 
 def _fill_masked(
