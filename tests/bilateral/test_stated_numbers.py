@@ -2,8 +2,8 @@
 
 - kornia, tests/filters/test_bilateral.py: 4 x 4 images filtered by OpenCV, 5 x 5, sigma 0.5, 0.1.
 - MONAI, tests/networks/layers/filtering: test_bilateral_precise.py, where outside pixels repeat
-  the edge; test_trainable_bilateral.py and test_trainable_joint_bilateral.py, where they do not count.
-  Windows are (5 sigma) | 1 wide; numbers have six digits and a stated tolerance of 1e-5.
+  the edge; test_trainable_bilateral.py and test_trainable_joint_bilateral.py, where they do not
+  count. Windows are (5 sigma) | 1 wide; numbers have six digits and a stated tolerance of 1e-5.
 """
 
 import pytest
