@@ -5,13 +5,16 @@ import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from PIL import Image
 
 import torchops
+from torchops.bilateral.filter import Method
 from torchops.cli import demo
+from torchops.cli.demo import bilateral
 from torchops.cli.demo import page as page_module
 from torchops.cli.demo.blocks import Gallery, Section, Text
 
@@ -159,6 +162,16 @@ def test_smoothness_alone_is_not_hidden(reader):
 
 def test_made_up_motion_is_called_so(reader):
     assert "not a film" in " ".join(reader.words)
+
+
+def test_every_fast_method_is_shown_beside_exact_with_its_difference(out, reader):
+    text = " ".join(reader.words)
+    for number, method in enumerate(get_args(bilateral.Method), start=3):
+        assert (out / f"bilateral-{number}-{method}.png").is_file()
+        assert (out / f"bilateral-{number}-{method}-difference.png").is_file()
+        (agreement,) = re.findall(rf"close to exact:.*?\b{method} ([\d.]+) dB", text)
+        assert float(agreement) > 40
+    assert set(get_args(bilateral.Method)) | {"exact"} == set(get_args(Method))
 
 
 def _one(sheet):
