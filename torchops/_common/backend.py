@@ -35,11 +35,10 @@ def resolve_backend(backend: object, tensor: Tensor) -> Literal["torch", "triton
     return "triton"
 
 
-@torch.compiler.assume_constant_result
 def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+    # A compiler cannot trace the look-up, and needs Triton itself for code on a GPU.
+    return torch.compiler.is_compiling() or importlib.util.find_spec("triton") is not None
 
 
-@torch.compiler.assume_constant_result
 def _interpreted() -> bool:
-    return os.environ.get("TRITON_INTERPRET") == "1"
+    return torch.compiler.is_compiling() or os.environ.get("TRITON_INTERPRET") == "1"
