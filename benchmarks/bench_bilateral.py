@@ -104,23 +104,70 @@ def opencv_case(window, device):
     )
 
 
-def grid_case(sigma, device):
+FAST = {
+    "grid": {"method": "grid"},
+    "piecewise": {"method": "piecewise"},
+    "fourier": {"method": "fourier"},
+    "fourier, 12 terms": {"method": "fourier", "terms": 12},
+}
+
+
+def fast_case(sigma, device):
     image = photograph(1024, device)
     array = image[0, 0].cpu().numpy()
-    radius = 3 * sigma
     exact = bilateral_filter(image, sigma, RANGE)
-    candidates = {"torchops grid": lambda: bilateral_filter(image, sigma, RANGE, method="grid")}
+    candidates = {
+        f"torchops {name}": lambda options=options: bilateral_filter(image, sigma, RANGE, **options)
+        for name, options in FAST.items()
+    }
     if sigma <= 16:
         candidates["OpenCV exact (disc)"] = lambda: torch.from_numpy(
-            cv2.bilateralFilter(array, 2 * radius + 1, RANGE, sigma)
+            cv2.bilateralFilter(array, 6 * sigma + 1, RANGE, sigma)
         )
     return Case(
-        name=f"1024x1024 gray, sigma_space {sigma}, fast method",
+        name=f"1024x1024 gray, sigma_space {sigma}, fast methods",
         candidates=candidates,
         baseline="OpenCV exact (disc)" if sigma <= 16 else "torchops grid",
         metrics={"PSNR to exact": psnr_to(exact.double().cpu())},
         image_bytes=image.numel() * 4,
-        target="<= 1/50 of OpenCV's exact time at sigma_space 16, PSNR >= 45 dB",
+        target="grid and piecewise <= 1/50 of OpenCV's exact time at sigma_space 16, PSNR >= 45 dB",
+    )
+
+
+def scaling_case(name, device):
+    image = photograph(1024, device)
+    candidates = {
+        f"torchops {name}, sigma_space {sigma}": lambda sigma=sigma: bilateral_filter(
+            image, sigma, RANGE, **FAST[name]
+        )
+        for sigma in (32, 16, 8, 4)
+    }
+    return Case(
+        name=f"1024x1024 gray, {name} over sigma_space",
+        candidates=candidates,
+        baseline=f"torchops {name}, sigma_space 32",
+        image_bytes=image.numel() * 4,
+        target="time at sigma_space 4 and 32 within a factor of 1.3",
+    )
+
+
+def fourier_case(device):
+    image = photograph(256, device)
+    exact = bilateral_filter(image, 5.0, RANGE)
+    candidates = {
+        f"torchops fourier, {terms} terms": lambda terms=terms: bilateral_filter(
+            image, 5.0, RANGE, method="fourier", terms=terms
+        )
+        for terms in (8, 10, 12)
+    }
+    candidates["torchops exact"] = lambda: bilateral_filter(image, 5.0, RANGE)
+    return Case(
+        name="256x256 gray, sigma_space 5, fourier",
+        candidates=candidates,
+        baseline="torchops exact",
+        metrics={"PSNR to exact": psnr_to(exact.double().cpu())},
+        image_bytes=image.numel() * 4,
+        target="8 terms: PSNR >= 90 dB",
     )
 
 
@@ -144,7 +191,10 @@ def cases(device):
     for window in (5, 9, 17):
         yield opencv_case(window, device)
     for sigma in (4, 16, 32):
-        yield grid_case(sigma, device)
+        yield fast_case(sigma, device)
+    for name in FAST:
+        yield scaling_case(name, device)
+    yield fourier_case(device)
     yield memory_case(device)
 
 
