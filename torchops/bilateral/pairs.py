@@ -165,17 +165,29 @@ def _taps(deltas: tuple[int, ...]) -> list[tuple[int, int]]:
 # --- The definition, offset by offset, in differentiable operations ------------------------------
 
 
+def _squared(difference: Tensor, distance: str) -> Tensor:
+    if distance == "l2":
+        return difference.square().sum(1, keepdim=True)
+    return difference.abs().sum(1, keepdim=True).square()
+
+
 def _compare(guide: Tensor, delta: int, distance: str) -> tuple[Tensor, Tensor]:
     """Return the squared distance (B, 1, N - delta) of all pairs, and half its gradient."""
     difference = guide[..., delta:] - guide[..., :-delta]
+    squared = _squared(difference, distance)
     if distance == "l2":
-        return difference.square().sum(1, keepdim=True), difference
-    length = difference.abs().sum(1, keepdim=True)
-    return length.square(), length * difference.sign()
+        return squared, difference
+    return squared, difference.abs().sum(1, keepdim=True) * difference.sign()
 
 
 def _with_ones(sources: Tensor, ones: bool) -> Tensor:
     return torch.cat([sources, torch.ones_like(sources[:, :1])], 1) if ones else sources
+
+
+def _stored(array: Tensor) -> Tensor:
+    """Have a compiler store an array, instead of padding anew at every one of its uses."""
+    fresh = array.clone(memory_format=torch.contiguous_format)
+    return fresh.as_strided(fresh.shape, fresh.stride())
 
 
 def _traceable_sums(
@@ -187,13 +199,23 @@ def _traceable_sums(
     distance: str,
     ones: bool,
 ) -> Tensor:
-    total = sources = _with_ones(sources, ones)
+    # Centre by centre, both partners of a pair, and the channels one by one, so that they share
+    # their weight: a compiler makes one loop over the image of it.
+    channels = [_stored(channel) for channel in sources.split(1, 1)]
+    guide = _stored(guide)
+    margin = max(deltas, default=0)
+    end = sources.shape[-1] - margin
+    own = guide[..., margin:end]
+    sums = [channel[..., margin:end] for channel in channels]
+    total = torch.ones_like(sums[0])
     for k, delta in _taps(deltas):
-        squared, _ = _compare(guide, delta, distance)
-        weight = (exponents[:, k, None, None] - sharpness[:, None, None] * squared).exp2()
-        total = total + pad(weight * sources[..., delta:], (0, delta))
-        total = total + pad(weight * sources[..., :-delta], (delta, 0))
-    return total
+        for shift in (delta, -delta):
+            here = slice(margin + shift, end + shift)
+            squared = _squared(guide[..., here] - own, distance)
+            weight = (exponents[:, k, None, None] - sharpness[:, None, None] * squared).exp2()
+            sums = [s + weight * c[..., here] for s, c in zip(sums, channels, strict=True)]
+            total = total + weight
+    return pad(torch.cat([*sums, total] if ones else sums, 1), (margin, margin))
 
 
 def _tap_gradients(
