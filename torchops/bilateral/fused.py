@@ -65,9 +65,10 @@ def _backward(
 
     arrays = pad_sources(values, counts, guide, tuple(radii), border)
     gradients = (grad_sums, grad_total)
-    *found, grad_rates = launch_backward(
-        *arrays, rates, *gradients, radii, disc, l1, needs_guide, needs_rates
-    )
+    with torch.cuda.device_of(values):
+        *found, grad_rates = launch_backward(
+            *arrays, rates, *gradients, radii, disc, l1, needs_guide, needs_rates
+        )
     first, second, third = (
         fold_margins(gradient, radii, border) if gradient.ndim > 1 else gradient
         for gradient in found
