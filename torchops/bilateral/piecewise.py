@@ -11,6 +11,8 @@ The levels are spaced evenly between the least and the greatest guide value, whi
 nothing is read from the device, and the op can be compiled, exported and mapped.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -62,8 +64,9 @@ def _range_sums(sources: Tensor, height: Tensor, sigma: Tensor, lattice: Lattice
     sources, height = pad(sources, margins), pad(height, margins)
     level = torch.arange(LEVELS, dtype=height.dtype, device=height.device)
     away = height[..., None] - level
-    rate = -0.5 / sigma.square()
-    weight = torch.exp(away.square() * rate.reshape(-1, *[1] * (away.ndim - 1)))
+    # A power of two takes half the time of an exponential.
+    rate = -0.5 / math.log(2) / sigma.square()
+    weight = torch.exp2(away.square() * rate.reshape(-1, *[1] * (away.ndim - 1)))
     weighted = sources[..., None] * weight[:, None]
     sums = weighted.reshape(*sources.shape[:2], *shape, LEVELS)
     for dim in range(3, 3 + len(lattice.axes)):  # one by one is many times faster
