@@ -136,9 +136,8 @@ def _window_sums(
     guide = values if guide is None else guide
     sharpness = 1 / (2 * math.log(2) * batch.sigma_range.square())
     sums = pair_sums(
-        sources.flatten(2),
-        # A tensor of its own even where nothing is flattened: compilers want distinct arguments.
-        guide.reshape(samples, guide.shape[1], math.prod(padded)),
+        _flat(sources, padded),
+        _flat(guide, padded),
         sharpness.expand(samples),
         spatial_exponents(radii, batch.sigma_space).expand(samples, -1),
         half_window(radii, window, strides),
@@ -147,6 +146,16 @@ def _window_sums(
     )
     del values, counts, guide, sources  # at its end the crop is the largest moment
     return crop_image(sums.reshape(samples, channels + 1, *padded), radii), finite
+
+
+def _flat(array: Tensor, padded: list[int]) -> Tensor:
+    """Give an array (B, C, *padded) one spatial axis."""
+    batch, channels, size = array.shape[0], array.shape[1], math.prod(padded)
+    array = array.reshape(batch, channels, size)
+    if not torch.compiler.is_compiling():
+        return array
+    # This has a compiler store the array, instead of padding anew at each of its many uses.
+    return array.contiguous().as_strided((batch, channels, size), (channels * size, size, 1))
 
 
 def pad_sources(

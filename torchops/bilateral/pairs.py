@@ -184,12 +184,6 @@ def _with_ones(sources: Tensor, ones: bool) -> Tensor:
     return torch.cat([sources, torch.ones_like(sources[:, :1])], 1) if ones else sources
 
 
-def _stored(array: Tensor) -> Tensor:
-    """Have a compiler store an array, instead of padding anew at every one of its uses."""
-    fresh = array.clone(memory_format=torch.contiguous_format)
-    return fresh.as_strided(fresh.shape, fresh.stride())
-
-
 def _traceable_sums(
     sources: Tensor,
     guide: Tensor,
@@ -201,10 +195,10 @@ def _traceable_sums(
 ) -> Tensor:
     # Centre by centre, both partners of a pair, and the channels one by one, so that they share
     # their weight: a compiler makes one loop over the image of it.
-    channels = [_stored(channel) for channel in sources.split(1, 1)]
-    guide = _stored(guide)
+    size = sources.shape[-1]
+    channels = sources.split(1, 1)
     margin = max(deltas, default=0)
-    end = sources.shape[-1] - margin
+    end = size - margin
     own = guide[..., margin:end]
     sums = [channel[..., margin:end] for channel in channels]
     total = torch.ones_like(sums[0])
