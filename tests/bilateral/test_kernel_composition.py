@@ -39,6 +39,8 @@ def test_opcheck(counted):
     )
 
 
+# A warning that the compiler of torch 2.11 causes itself.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_compile_fullgraph(backend, dynamic):
