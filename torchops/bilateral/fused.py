@@ -155,9 +155,21 @@ def _backward_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
 class _WindowSums(torch.autograd.Function):
     generate_vmap_rule = True
 
+    # The arguments have names: the compiler of torch 2.11 takes a *arguments for the context.
     @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
-        return torch.ops.torchops.bilateral_forward(*arguments)
+    def forward(
+        values: Tensor,
+        counts: Tensor | None,
+        guide: Tensor | None,
+        rates: Tensor,
+        radii: list[int],
+        border: str,
+        disc: bool,
+        l1: bool,
+    ) -> tuple[Tensor, Tensor]:
+        return torch.ops.torchops.bilateral_forward(
+            values, counts, guide, rates, radii, border, disc, l1
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -178,8 +190,24 @@ class _WindowGradients(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, ...]:
-        return torch.ops.torchops.bilateral_backward(*arguments)
+    def forward(
+        values: Tensor,
+        counts: Tensor | None,
+        guide: Tensor | None,
+        rates: Tensor,
+        grad_sums: Tensor,
+        grad_total: Tensor,
+        radii: list[int],
+        border: str,
+        disc: bool,
+        l1: bool,
+        needs_guide: bool,
+        needs_rates: bool,
+    ) -> tuple[Tensor, ...]:
+        arrays = (values, counts, guide, rates, grad_sums, grad_total)
+        return torch.ops.torchops.bilateral_backward(
+            *arrays, radii, border, disc, l1, needs_guide, needs_rates
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
