@@ -41,8 +41,9 @@ def _forward(
     """Return sum_q w_pq values_q and sum_q w_pq counts_q; None stands for ones, and for values."""
     from torchops.bilateral.kernels import launch_forward
 
-    values, counts, guide = pad_sources(values, counts, guide, tuple(radii), border)
-    return launch_forward(values, counts, guide, rates, radii, disc, l1)
+    arrays = pad_sources(values, counts, guide, tuple(radii), border)
+    with torch.cuda.device_of(values):  # Triton launches on the current device
+        return launch_forward(*arrays, rates, radii, disc, l1)
 
 
 @torch.library.impl(_library, "bilateral_backward", "CompositeExplicitAutograd")
