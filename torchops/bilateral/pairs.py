@@ -165,19 +165,12 @@ def _taps(deltas: tuple[int, ...]) -> list[tuple[int, int]]:
 # --- The definition, offset by offset, in differentiable operations ------------------------------
 
 
-def _squared(difference: Tensor, distance: str) -> Tensor:
+def _compare(difference: Tensor, distance: str) -> tuple[Tensor, Tensor]:
+    """Return the squared distances (B, 1, n) of guide differences, and half their gradient."""
     if distance == "l2":
-        return difference.square().sum(1, keepdim=True)
-    return difference.abs().sum(1, keepdim=True).square()
-
-
-def _compare(guide: Tensor, delta: int, distance: str) -> tuple[Tensor, Tensor]:
-    """Return the squared distance (B, 1, N - delta) of all pairs, and half its gradient."""
-    difference = guide[..., delta:] - guide[..., :-delta]
-    squared = _squared(difference, distance)
-    if distance == "l2":
-        return squared, difference
-    return squared, difference.abs().sum(1, keepdim=True) * difference.sign()
+        return difference.square().sum(1, keepdim=True), difference
+    length = difference.abs().sum(1, keepdim=True)
+    return length.square(), length * difference.sign()
 
 
 def _with_ones(sources: Tensor, ones: bool) -> Tensor:
@@ -205,7 +198,7 @@ def _traceable_sums(
     for k, delta in _taps(deltas):
         for shift in (delta, -delta):
             here = slice(margin + shift, end + shift)
-            squared = _squared(guide[..., here] - own, distance)
+            squared, _ = _compare(guide[..., here] - own, distance)
             weight = (exponents[:, k, None, None] - sharpness[:, None, None] * squared).exp2()
             sums = [s + weight * c[..., here] for s, c in zip(sums, channels, strict=True)]
             total = total + weight
@@ -228,7 +221,7 @@ def _tap_gradients(
     """Return what the pairs of one offset add to the needed gradients."""
     channels = sources.shape[1]
     sources = _with_ones(sources, ones)
-    squared, slope = _compare(guide, delta, distance)
+    squared, slope = _compare(guide[..., delta:] - guide[..., :-delta], distance)
     weight = (exponents[:, k, None, None] - sharpness[:, None, None] * squared).exp2()
     to_near = weight * upstream[..., delta:]
     to_far = weight * upstream[..., :-delta]
