@@ -17,7 +17,7 @@ from torchops import (
     warp_points,
 )
 from torchops._common.smoothing import gaussian_blur
-from torchops.alignment import steps, template
+from torchops.alignment import objective, system, template
 
 ALGORITHMS = ("forward_additive", "forward_compositional", "inverse_compositional", "esm")
 MOTIONS = ("translation", "euclidean", "similarity", "affine", "homography")
@@ -87,10 +87,10 @@ def test_esm_is_exact_in_one_step_on_a_quadratic():
         ("forward_compositional", moved_slopes),
         ("esm", (fixed_slopes + moved_slopes) / 2),
     ):
-        products = steps.structure_products(slopes)
+        products = objective.structure_products(slopes)
         step = torch.linalg.solve(
-            steps.gauss_newton_matrix(products, prepared.basis),
-            steps.steepest_descent_vector(slopes, moved - fixed, prepared.basis),
+            system.gauss_newton_matrix(products, prepared.basis),
+            system.steepest_descent_vector(slopes, moved - fixed, prepared.basis),
         )
         error[name] = (-step[0] * scale - torch.tensor([d, e])).norm()
     assert error["esm"] < 1e-9
@@ -179,7 +179,7 @@ def test_the_hessian_of_inverse_compositional_is_summed_once(camera, monkeypatch
         return original(*arguments)
 
     monkeypatch.setattr(template, "gauss_newton_matrix", counted)
-    monkeypatch.setattr(steps, "gauss_newton_matrix", counted)
+    monkeypatch.setattr(objective, "gauss_newton_matrix", counted)
     cut, _, start = trials(camera, 2, 3)
     aligner = LucasKanadeAligner(cut, levels=1)
     assert len(calls) == 1

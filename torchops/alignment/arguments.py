@@ -17,8 +17,8 @@ from torchops._common.checks import (
 from torchops._common.precision import compute_dtype
 from torchops.alignment.motion import check_matrix
 from torchops.alignment.pyramid import smaller, smaller_templates
-from torchops.alignment.steps import Problem
-from torchops.alignment.template import Template, prepare_image, prepare_template
+from torchops.alignment.steps import Method, Problem
+from torchops.alignment.template import Template, prepare_image, prepare_template, surely_all
 
 
 def check_mask(name: str, mask: object, image: Tensor) -> None:
@@ -94,18 +94,20 @@ class Pair(NamedTuple):
     image_mask: Tensor | None
     batch: torch.Size
 
-    def problem(self, motion: str, algorithm: str, prepared: Template | None) -> Problem:
+    def problem(self, method: Method, prepared: Template | None) -> Problem:
         """Prepare both images; ``prepared`` are the terms of the template, if they are there."""
         if prepared is None:
-            prepared = prepare(self.template, self.template_mask, motion, 1, self.batch)[0]
+            prepared = prepare(self.template, self.template_mask, method.motion, 1, self.batch)[0]
         values, mask = self._image()
-        slopes = algorithm == "forward_additive"
+        slopes = method.algorithm == "forward_additive"
+        image = prepare_image(values, mask, gradients=slopes)
         return Problem(
             prepared,
-            prepare_image(values, mask, gradients=slopes),
+            image,
             prepared.grid.from_pixels(self.start),
-            motion,
-            algorithm,
+            method,
+            surely_all(prepared.counts),
+            surely_all(~image.detach().isnan()),
         )
 
     def smaller_images(self, levels: int) -> list[Tensor]:

@@ -7,9 +7,9 @@ from torch import Tensor
 from torchops._common.precision import compute_dtype, no_autocast
 from torchops.alignment.arguments import Pair, check_pair
 from torchops.alignment.implicit import batch_jacobian
-from torchops.alignment.iteration import noise_floor
 from torchops.alignment.motion import PARAMETERS, build_matrix, check_motion, read_parameters
-from torchops.alignment.steps import look, normal_equations, scaled_to_one
+from torchops.alignment.objective import evaluate, noise_floor
+from torchops.alignment.steps import Method, scaled_to_one
 from torchops.alignment.system import solve_system
 from torchops.alignment.template import Grid
 
@@ -67,16 +67,17 @@ def parameter_covariance(
     batch = check_pair(template, image, matrix, None, None)
     with no_autocast(image):
         start = scaled_to_one(matrix.double().expand(*batch, 3, 3).reshape(-1, 3, 3))
-        problem = Pair(template, image, start, None, None, batch).problem(motion, "esm", None)
+        problem = Pair(template, image, start, None, None, batch).problem(
+            Method(motion, "esm"), None
+        )
         basis, grid = problem.template.basis, problem.template.grid
         count = PARAMETERS[motion]
         eps = torch.finfo(problem.template.values.dtype).eps
         identity = torch.eye(3, dtype=torch.float64, device=image.device)
-        view = look(problem, identity.expand(start.shape[0], 3, 3))
-        system, _ = normal_equations(problem, view, whole=False)
+        sums = evaluate(problem, identity.expand(start.shape[0], 3, 3))
         columns = torch.eye(count, dtype=torch.float64, device=image.device)
         inverse, singular = solve_system(
-            system.repeat_interleave(count, 0),
+            sums.matrix.repeat_interleave(count, 0),
             columns.repeat(start.shape[0], 1),
             basis.scale,
             noise_floor(problem.template).expand(start.shape[0]).repeat_interleave(count),
@@ -84,11 +85,9 @@ def parameter_covariance(
         )
         inverse = inverse.reshape(-1, count, count)
         singular = singular.reshape(-1, count).any(-1)
-        channels = template.shape[-3]
-        freedom = view.counts.sum((-3, -2, -1)) * channels - count
+        freedom = sums.freedom - count
         singular = singular | (freedom <= 0)
-        squares = (view.residual * view.residual).sum((-3, -2, -1), dtype=torch.float64)
-        variance = squares / freedom.clamp(min=1)
+        variance = sums.squares / freedom.clamp(min=1)
         chart = _chart(start, motion, grid)
         covariance = chart @ (inverse * variance[:, None, None]) @ chart.mT
         covariance = torch.where(singular[:, None, None], torch.inf, covariance)

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from torchops.alignment.motion import build_matrix
-from torchops.alignment.steps import Problem, look, right_hand_side, scaled_to_one
+from torchops.alignment.objective import evaluate
+from torchops.alignment.steps import Problem, scaled_to_one
 
 
 class _NoSecondOrder(Function):
@@ -77,8 +78,8 @@ def attach(problem: Problem, constant: Problem, increment: Tensor, found: Tensor
     scale = problem.template.basis.scale
 
     def moved_equation(delta: Tensor) -> Tensor:
-        moved = increment @ build_matrix(delta, constant.motion)
-        return right_hand_side(constant, look(constant, moved))
+        moved = increment @ build_matrix(delta, constant.method.motion)
+        return evaluate(constant, moved).vector
 
     zero = increment.new_zeros(increment.shape[0], scale.numel())
     matrix = batch_jacobian(moved_equation, zero) / (scale[:, None] * scale)
@@ -92,7 +93,7 @@ def attach(problem: Problem, constant: Problem, increment: Tensor, found: Tensor
     found = found & (info == 0) & (inverse.abs().amax((-2, -1)) < 1 / (32 * eps))
     inverse = torch.where(found[:, None, None], inverse, 0) / size / (scale[:, None] * scale)
 
-    equation = right_hand_side(problem, look(problem, increment))
+    equation = evaluate(problem, increment).vector
     change = equation - equation.detach()
     delta = -(inverse @ change[..., None])[..., 0]
-    return scaled_to_one(increment @ build_matrix(delta, problem.motion))
+    return scaled_to_one(increment @ build_matrix(delta, problem.method.motion))

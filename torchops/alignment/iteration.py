@@ -2,34 +2,32 @@
 
 import math
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from torchops.alignment.steps import (
-    Problem,
-    View,
-    corners,
-    look,
-    normal_equations,
-    updated,
-)
+from torchops.alignment.objective import Sums, evaluate, noise_floor, slack
+from torchops.alignment.steps import Problem, corners, updated
 from torchops.alignment.system import solve_system
-from torchops.alignment.template import Template
 
-# Fewer visible pixels than this part of the template make a sample out of view: a sliver of a
-# template fits almost anywhere.
-VISIBLE_PART = 0.1
+CACHED_VALUES = 1 << 19
 
-CACHED_VALUES = 1 << 17
+# Levenberg-Marquardt: the first damping, its bounds, and the factor between one and the next.
+DAMPING, LEAST_DAMPING, MOST_DAMPING, DAMPING_STEP = 1e-3, 1e-8, 1e8, 10.0
+
+# A robust standard deviation is a median, which goes up and down by this much near the best warp.
+ROBUST_MARGIN = 0.02
+
+Fields = TypeVar("Fields", bound=tuple[Any, ...])
 
 
 class AlignmentStatus(IntEnum):
     """How the alignment of a sample ended.
 
     CONVERGED: the last update moved every template corner by less than ``tol`` pixels, and the
-    error is not above the initial one.
+    error is not above the initial one (with a robust function: its standard deviation of the
+    residual is not 2 % above it, as for DIVERGED).
     ITERATION_LIMIT: all iterations were used; always so with ``tol=0``, which tests nothing.
     DIVERGED: the iteration settled or ended at a higher error than it started from, or a warp
     became infinite, mirrored or collapsed the template or moved a corner behind the horizon.
@@ -47,42 +45,42 @@ class AlignmentStatus(IntEnum):
 
 
 class State(NamedTuple):
-    """Per sample: the increment, the one to return and its error, and how it goes."""
+    """Per sample: the increment and its sums, the one to return, and how it goes."""
 
     increment: Tensor
+    sums: Sums
+    corners: Tensor
+    damping: Tensor
     best: Tensor
-    error: Tensor
-    initial_error: Tensor
-    latest_error: Tensor
+    error: Tensor  # of the best
+    least: Tensor  # the least cost so far
+    initial: Tensor  # the cost that the last one is held against
     status: Tensor
     iterations: Tensor
     running: Tensor
-    corners: Tensor
 
 
-def measure(problem: Problem, view: View) -> Tensor:
-    """Return the root mean square residual (B,), inf where too little of the template is seen."""
-    number = view.counts.sum((-3, -2, -1))
-    residual = view.residual.detach()
-    squares = (residual * residual).sum((-3, -2, -1), dtype=torch.float64)
-    seen = (number > 0) & (number >= VISIBLE_PART * problem.template.number)
-    mean = squares / (number.clamp(min=1) * residual.shape[-3])
-    return torch.where(seen, mean.sqrt(), torch.inf)
+def _each(function: Any, *tuples: Fields) -> Fields:
+    """Apply a function to the tensors of (nested) named tuples."""
+    first = tuples[0]
+    return type(first)(
+        *(
+            _each(function, *fields) if isinstance(fields[0], tuple) else function(*fields)
+            for fields in zip(*tuples, strict=True)
+        )
+    )
 
 
-def noise_floor(template: Template) -> Tensor:
-    """Return what the rounding of a constant image adds to the Gauss-Newton matrix."""
-    eps = torch.finfo(template.values.dtype).eps
-    return template.number * (8 * eps * template.amplitude * template.grid.scale) ** 2
+def _where(condition: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
+    return torch.where(condition.reshape(-1, *[1] * (chosen.ndim - 1)), chosen, other)
 
 
-def _begin(problem: Problem, initial_error: Tensor | None) -> tuple[State, View]:
+def _begin(problem: Problem, initial: Tensor | None) -> State:
     template, batch, device = problem.template, problem.start.shape[0], problem.start.device
     increment = torch.eye(3, dtype=torch.float64, device=device).expand(batch, 3, 3)
-    view = look(problem, increment)
-    error = measure(problem, view)
     points, proper = corners(problem, increment)
-    seen = torch.isfinite(error) & proper
+    sums = evaluate(problem, increment, clear=_clear(problem, points, proper))
+    seen = torch.isfinite(sums.error) & proper
     status = torch.where(
         seen, int(AlignmentStatus.ITERATION_LIMIT), int(AlignmentStatus.OUT_OF_VIEW)
     )
@@ -96,67 +94,116 @@ def _begin(problem: Problem, initial_error: Tensor | None) -> tuple[State, View]
         torch.finfo(template.values.dtype).eps,
     )[1]
     status = torch.where(seen & singular, int(AlignmentStatus.SINGULAR), status)
-    seen = seen & ~singular
-    count = torch.zeros(batch, dtype=torch.long, device=device)
-    if initial_error is None:
-        initial_error = error
-    state = State(increment, increment, error, initial_error, error, status, count, seen, points)
-    return state, view
+    return State(
+        increment=increment,
+        sums=sums,
+        corners=points,
+        damping=torch.full_like(sums.cost, DAMPING),
+        best=increment,
+        error=sums.error,
+        least=sums.cost,
+        initial=sums.cost if initial is None else initial,
+        status=status,
+        iterations=torch.zeros(batch, dtype=torch.long, device=device),
+        running=seen & ~singular,
+    )
 
 
-def _slack(template: Template) -> Tensor:
-    # What rounding adds to the error of a perfect alignment.
-    return 4 * torch.finfo(template.values.dtype).eps * template.amplitude
+def _clear(problem: Problem, points: Tensor, proper: Tensor) -> bool:
+    """Say whether all pixels of all templates surely fall on pixels of the image that count.
+
+    A template whose corners lie inside the image, before the horizon, lies inside with all it has.
+    """
+    if not problem.whole_image:
+        return False
+    height, width = problem.image.shape[-2:]
+    last = torch.tensor([width - 1.0, height - 1.0], dtype=points.dtype)[:, None]
+    return bool(((points >= 0) & (points <= last)).all() & proper.all())
 
 
-def _advance(
-    problem: Problem, state: State, view: View, tol: float, whole: bool
-) -> tuple[State, View]:
-    template = problem.template
-    eps = torch.finfo(template.values.dtype).eps
-    matrix, vector = normal_equations(problem, view, whole)
-    step, singular = solve_system(matrix, vector, template.basis.scale, noise_floor(template), eps)
+def _damped(problem: Problem, state: State) -> Tensor:
+    if problem.method.solver == "gauss_newton":
+        return state.sums.matrix
+    diagonal = torch.diag_embed(state.sums.matrix.diagonal(dim1=-2, dim2=-1))
+    return state.sums.matrix + state.damping[:, None, None] * diagonal
+
+
+def _advance(problem: Problem, state: State, tol: float) -> State:
+    template, running = problem.template, state.running
+    damps = problem.method.solver == "levenberg_marquardt"
+    step, singular = solve_system(
+        _damped(problem, state),
+        state.sums.vector,
+        template.basis.scale,
+        noise_floor(template),
+        torch.finfo(template.values.dtype).eps,
+    )
     candidate = updated(problem, state.increment, step)
     points, proper = corners(problem, candidate.detach())
-    singular = state.running & singular
-    improper = state.running & ~singular & ~proper
-    moving = state.running & ~singular & proper
-    increment = torch.where(moving[:, None, None], candidate, state.increment)
+    singular = running & singular
+    improper = running & ~singular & ~proper
+    moving = running & ~singular & proper
+    increment = _where(moving, candidate, state.increment)
+    points = _where(moving, points, state.corners)
+    clear = _clear(problem, points, torch.ones_like(proper))
+    sums = evaluate(problem, increment, clear=clear, before=state.sums.scale)
 
-    view = look(problem, increment)
-    error = measure(problem, view)
-    lost = moving & ~torch.isfinite(error)
-    moving = moving & ~lost
     distance = (points - state.corners).square().sum(-2).amax(-1).sqrt()
-    settled = moving & (distance < tol)
-    lower = error <= state.initial_error + _slack(template)
-    converged, risen = settled & lower, settled & ~lower
-    better = moving & (converged | (error < state.error))
+    small = distance < tol
+    lost = moving & ~torch.isfinite(sums.error)
+    damping = state.damping
+    if damps:  # what would leave the image or raise the cost is undone, and tried more carefully
+        limit = state.sums.objective
+        accepted = moving & (sums.trial <= limit + _rounding(problem, limit))
+        failed = torch.zeros_like(improper)
+        factor = torch.where(accepted, 1 / DAMPING_STEP, DAMPING_STEP)
+        damping = (damping * factor).clamp(LEAST_DAMPING, MOST_DAMPING)
+        settled = moving & small
+        lost = failed
+        increment = _where(accepted, increment, state.increment)
+        sums = _each(lambda new, old: _where(accepted, new, old), sums, state.sums)
+        points = _where(accepted, points, state.corners)
+    else:
+        accepted, failed = moving & ~lost, improper
+        settled = accepted & small
 
+    margin = 1 if problem.method.robust is None else 1 + ROBUST_MARGIN
+    lower = sums.cost <= margin * state.initial + slack(template)
+    converged, risen = settled & lower, settled & ~lower
+    better = converged | (accepted & (sums.cost < margin * state.least))
     status = state.status
     for cases, name in (
         (singular, AlignmentStatus.SINGULAR),
-        (improper | risen, AlignmentStatus.DIVERGED),
+        (failed | risen, AlignmentStatus.DIVERGED),
         (lost, AlignmentStatus.OUT_OF_VIEW),
         (converged, AlignmentStatus.CONVERGED),
     ):
         status = torch.where(cases, int(name), status)
-    state = State(
-        increment,
-        torch.where(better[:, None, None], increment, state.best),
-        torch.where(better, error, state.error),
-        state.initial_error,
-        torch.where(moving, error, state.latest_error),
-        status,
-        state.iterations + moving,
-        moving & ~settled,
-        points,
+    return State(
+        increment=increment,
+        sums=sums,
+        corners=points,
+        damping=damping,
+        best=_where(better, increment, state.best),
+        error=torch.where(better, sums.error, state.error),
+        least=torch.where(accepted, state.least.minimum(sums.cost), state.least),
+        initial=state.initial,
+        status=status,
+        iterations=state.iterations + (running & ~singular & ~failed & ~lost),
+        running=running & ~singular & ~failed & ~lost & ~settled,
     )
-    return state, view
+
+
+def _rounding(problem: Problem, objective: Tensor) -> Tensor:
+    if problem.method.robust is None:
+        return slack(problem.template)
+    return 1e-6 * objective
 
 
 def _finish(problem: Problem, state: State) -> State:
-    risen = state.running & (state.latest_error > state.initial_error + _slack(problem.template))
+    margin = 1 if problem.method.robust is None else 1 + ROBUST_MARGIN
+    limit = margin * state.initial + slack(problem.template)
+    risen = state.running & (state.sums.cost > limit)
     status = torch.where(risen, int(AlignmentStatus.DIVERGED), state.status)
     # Without an estimate there is nothing to differentiate.
     found = status <= int(AlignmentStatus.ITERATION_LIMIT)
@@ -164,34 +211,46 @@ def _finish(problem: Problem, state: State) -> State:
     return state._replace(status=status, best=best)
 
 
-def _iterate(problem: Problem, iterations: int, tol: float, initial_error: Tensor | None) -> State:
-    state, view = _begin(problem, initial_error)
+def _iterate(problem: Problem, iterations: int, tol: float, initial: Tensor | None) -> State:
+    whole = state = _begin(problem, initial)
+    rows = None  # which of the whole batch are still looked at; None: all
     for _ in range(iterations):
-        whole = False
         if tol > 0:  # the one place that waits for the device
-            seen_whole = (view.counts == problem.template.counts).all()
-            running, whole = torch.stack([state.running.any(), seen_whole]).tolist()
-            if not running:
+            number = int(state.running.sum())
+            if number == 0:
                 break
-        state, view = _advance(problem, state, view, tol, whole)
-    return _finish(problem, state)
+            if state.running.device.type == "cpu" and number <= len(state.running) / 2:
+                # The samples that have ended go, as soon as that saves half of the work.
+                left = state.running.nonzero()[:, 0]
+                whole = _put(whole, state, rows)
+                rows = left if rows is None else rows[left]
+                problem = problem.rows(left)
+                state = _each(lambda field, left=left: field[left], state)
+        state = _advance(problem, state, tol)
+    return _put(whole, state, rows)
 
 
-def iterate(
-    problem: Problem, iterations: int, tol: float, initial_error: Tensor | None = None
-) -> State:
+def _put(whole: State, part: State, rows: Tensor | None) -> State:
+    """Write the rows of a part of the batch back."""
+    if rows is None:
+        return part
+    return _each(lambda old, new: old.index_copy(0, rows, new), whole, part)
+
+
+def iterate(problem: Problem, iterations: int, tol: float, initial: Tensor | None = None) -> State:
     """Run the batch until every sample has ended, or for all ``iterations`` if ``tol`` is 0.
 
-    ``initial_error`` (B,) is what the error at the end is held against, if not that of the start.
+    ``initial`` (B,) is what the cost at the end is held against, if not that of the start.
     On a CPU the batch is run in pieces whose images stay in the cache.
     """
     batch = problem.start.shape[0]
     piece = max(1, CACHED_VALUES // math.prod(problem.template.values.shape[1:]))
     if problem.start.device.type != "cpu" or torch.compiler.is_compiling() or batch <= piece:
-        return _iterate(problem, iterations, tol, initial_error)
+        return _finish(problem, _iterate(problem, iterations, tol, initial))
     parts = []
     for first in range(0, batch, piece):
         rows = slice(first, first + piece)
-        error = None if initial_error is None else initial_error[rows]
-        parts.append(_iterate(problem.rows(rows), iterations, tol, error))
-    return State(*(torch.cat(field) for field in zip(*parts, strict=True)))
+        limit = None if initial is None else initial[rows]
+        part = problem.rows(rows)
+        parts.append(_finish(part, _iterate(part, iterations, tol, limit)))
+    return _each(lambda *fields: torch.cat(fields), *parts)

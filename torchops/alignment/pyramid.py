@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from torchops._common.smoothing import gaussian_blur, resize
-from torchops.alignment.iteration import AlignmentStatus, iterate, measure
-from torchops.alignment.steps import Problem, adjugate, look, scaled_to_one
-from torchops.alignment.template import Template, prepare_image, prepare_template
+from torchops.alignment.iteration import AlignmentStatus, iterate
+from torchops.alignment.objective import evaluate
+from torchops.alignment.steps import Problem, adjugate, scaled_to_one
+from torchops.alignment.template import Template, prepare_image, prepare_template, surely_all
 
 SMALLEST_SIDE = 24
 
@@ -85,12 +86,13 @@ def coarse_increment(
     """
     start = problem.template.grid.to_pixels(problem.start)
     best = start
-    slopes = problem.algorithm == "forward_additive"
+    slopes = problem.method.algorithm == "forward_additive"
     images = [prepare_image(i, None, gradients=slopes) for i in [*images, images[-1]]]
-    motions = [problem.motion] * (len(images) - 1) + ["translation"]
+    methods = [problem.method] * (len(images) - 1)
+    methods.append(problem.method._replace(motion="translation"))
     levels = [problem] + [
-        problem._replace(template=t, image=i, motion=m)
-        for t, i, m in zip(templates, images, motions, strict=True)
+        Problem(t, i, problem.start, m, surely_all(t.counts), surely_all(~i.isnan()))
+        for t, i, m in zip(templates, images, methods, strict=True)
     ]
 
     def at(level: Problem, matrix: Tensor) -> Problem:
@@ -105,9 +107,7 @@ def coarse_increment(
         moved = coarse.template.grid.to_pixels(moved)
         template = _ratio(problem.template.values, coarse.template.values)
         moved = scaled_to_one(_rescale(moved, template, _ratio(problem.image, coarse.image)))
-        before, after = (
-            measure(at(fine, matrix), look(at(fine, matrix), identity)) for matrix in (best, moved)
-        )
+        before, after = (evaluate(at(fine, matrix), identity).cost for matrix in (best, moved))
         lower = (state.status <= int(AlignmentStatus.ITERATION_LIMIT)) & (after < before)
         best = torch.where(lower[:, None, None], moved, best)
     inverse = adjugate(start)

@@ -19,10 +19,11 @@ from torchops._common.checks import (
 from torchops._common.precision import compute_dtype, no_autocast
 from torchops.alignment.arguments import Pair, check_mask, check_pair, prepare
 from torchops.alignment.implicit import FirstOrder, attach
-from torchops.alignment.iteration import AlignmentStatus, iterate, measure
+from torchops.alignment.iteration import AlignmentStatus, iterate
 from torchops.alignment.motion import check_motion
+from torchops.alignment.objective import OBJECTIVES, ROBUST, SOLVERS, evaluate
 from torchops.alignment.pyramid import coarse_increment, default_levels
-from torchops.alignment.steps import ALGORITHMS, Problem, look, scaled_to_one
+from torchops.alignment.steps import ALGORITHMS, Method, Problem, scaled_to_one
 from torchops.alignment.template import Template
 
 GRADIENTS = ("implicit", "unroll", "none")
@@ -36,7 +37,8 @@ class Alignment(NamedTuple):
         status: (*batch), values of :class:`AlignmentStatus`.
         iterations: (*batch), how many updates were made.
         error: (*batch), root mean square residual at ``matrix`` over the pixels that count, in the
-            units of the images; inf where too little of the template is visible. No gradient.
+            units of the template (for "ecc" after the best gain and bias); inf where too little
+            of the template is visible. No gradient.
     """
 
     matrix: Float[Tensor, "*batch 3 3"]
@@ -63,16 +65,31 @@ def _needs_gradient(*tensors: Tensor) -> bool:
 class _Options(NamedTuple):
     motion: str
     algorithm: str
+    solver: str
+    objective: str
+    robust: str | None
     levels: int | None
     iterations: int
     tol: float
     gradient: str
+
+    @property
+    def method(self) -> Method:
+        return Method(self.motion, self.algorithm, self.solver, self.objective, self.robust)
 
     def check(self) -> "_Options":
         if self.levels is not None:
             check_integer("levels", self.levels, minimum=1)
         check_motion(self.motion)
         check_choice("algorithm", self.algorithm, ALGORITHMS)
+        check_choice("solver", self.solver, SOLVERS)
+        check_choice("objective", self.objective, OBJECTIVES)
+        check_choice("robust", self.robust, ROBUST)
+        if self.objective == "ecc" and self.robust is not None:
+            raise ValueError(
+                f"robust must be None for objective='ecc', got {self.robust!r}: "
+                "use objective='ssd', or masks for what does not belong to the template"
+            )
         check_integer("iterations", self.iterations, minimum=1)
         check_number("tol", self.tol, minimum=0)
         check_choice("gradient", self.gradient, GRADIENTS)
@@ -85,7 +102,7 @@ def _from_coarse(
     """Move the start by what the coarse levels find.
 
     Returns the arguments with that start, the problem they pose at full size, without a graph, and
-    the error at the given start, None if it did not move.
+    the cost at the given start, None if it did not move.
     """
     constant = pair.with_inputs(Tensor.detach)
     size = pair.template.shape[-2:]
@@ -94,18 +111,18 @@ def _from_coarse(
         prepared = prepare(
             constant.template, pair.template_mask, options.motion, levels, pair.batch
         )
-    problem = constant.problem(*options[:2], prepared[0])
+    problem = constant.problem(options.method, prepared[0])
     if levels == 1:
         return pair, problem, None
     identity = torch.eye(3, dtype=torch.float64, device=problem.start.device)
-    initial_error = measure(problem, look(problem, identity))
+    initial = evaluate(problem, identity.expand_as(problem.start)).cost
     increment = coarse_increment(
         problem, prepared[1:], constant.smaller_images(levels), options.iterations, options.tol
     )
     with torch.enable_grad():
         pair = pair._replace(start=scaled_to_one(pair.start @ increment))
     start = problem.template.grid.from_pixels(pair.start.detach())
-    return pair, problem._replace(start=start), initial_error
+    return pair, problem._replace(start=start), initial
 
 
 def _solve(
@@ -122,16 +139,16 @@ def _solve(
     wanted = options.gradient != "none" and _needs_gradient(pair.template, pair.image, start)
 
     with torch.no_grad():
-        pair, problem, initial_error = _from_coarse(pair, options, prepared)
+        pair, problem, initial_cost = _from_coarse(pair, options, prepared)
     if wanted and options.gradient == "unroll":
-        problem = pair.problem(*options[:2], None)
+        problem = pair.problem(options.method, None)
     with torch.set_grad_enabled(wanted and options.gradient == "unroll"):
-        state = iterate(problem, options.iterations, options.tol, initial_error)
+        state = iterate(problem, options.iterations, options.tol, initial_cost)
     increment = state.best
     found = state.status <= int(AlignmentStatus.ITERATION_LIMIT)
     if wanted and options.gradient == "implicit":
         pair = pair.with_inputs(FirstOrder.apply)
-        increment = attach(pair.problem(*options[:2], None), problem, increment, found & usable)
+        increment = attach(pair.problem(options.method, None), problem, increment, found & usable)
     elif not wanted:
         pair = pair.with_inputs(Tensor.detach)
 
@@ -155,20 +172,24 @@ def align(
     *,
     motion: str = "homography",
     algorithm: str = "inverse_compositional",
+    solver: str = "gauss_newton",
+    objective: str = "ssd",
     initial: Float[Tensor, "*#batch 3 3"] | None = None,
     levels: int | None = None,
     iterations: int = 50,
     tol: float = 1e-3,
     template_mask: Bool[Tensor, "*#batch 1 h w"] | None = None,
     image_mask: Bool[Tensor, "*#batch 1 height width"] | None = None,
+    robust: str | None = None,
     gradient: str = "implicit",
 ) -> Alignment:
     """Find the warp that maps template pixels to image pixels, by Gauss-Newton iteration.
 
-    Minimises ``sum_x (image(W x) - template(x))^2`` over the warps W = initial D with D in the
-    motion group, over the pixels x that count and fall inside the image. Out-of-view pixels and
-    pixels with a NaN leave the sums. The full size works on the images as they come: blurring them
-    first (sigma 1) widens the basin of attraction and smooths the cost.
+    Minimises ``sum_x (image(W x) - template(x))^2``, or what ``objective`` and ``robust`` put in
+    its place, over the warps W = initial D with D in the motion group, over the pixels x that count
+    and fall inside the image. Out-of-view pixels and pixels with a NaN leave the sums. The full
+    size works on the images as they come: blurring them first (sigma 1) widens the basin of
+    attraction and smooths the cost.
 
     =======================  ====================================  ===========================
     algorithm                linearises with the gradient of       update
@@ -184,12 +205,34 @@ def align(
     coordinates centred and scaled to [-1, 1], as all sums are. The P x P systems are solved by
     Cholesky in float64; a sample whose system is singular ends with the status SINGULAR.
 
+    Every algorithm, solver, motion and gradient goes with every other, and with
+
+    =========  =================  ================================================================
+    objective  robust             minimises
+    =========  =================  ================================================================
+    "ssd"      None               sum e^2, with e = image(W x) - template(x)
+    "ssd"      "huber", "tukey"   sum rho(|e| / s): beyond 1.345 (Huber) or up to 4.685 (Tukey)
+                                  standard deviations s a pixel pulls no harder, or not at all
+    "ecc"      None               minus the correlation of image(W x) and template(x) without
+                                  their means: what a gain and a bias of the image leave alone
+    =========  =================  ================================================================
+
+    "ecc" with a robust function raises. In "ssd" with one, |e| is the root mean square over a
+    pixel's channels, and s is estimated anew in every iteration as 1.4826 times the median of the
+    absolute residuals. Tukey's function sees little of a template that is far off: give it
+    ``levels``. "ecc" takes the mean off each channel and one gain for all of them.
+
     Args:
         template: (*batch, C, h, w) floating, any range; any number of channels (feature maps).
         image: (*batch, C, H, W), of the template's dtype. Batch dimensions of all arguments
             broadcast: one template with many images, one image with many templates.
         motion: "translation", "euclidean", "similarity", "affine" or "homography".
-        algorithm: See the table.
+        algorithm: See the first table.
+        solver: "gauss_newton", or "levenberg_marquardt": H + damping diag(H) in place of H, for
+            each sample its own damping; a step that raises the cost is undone, and the damping
+            raised tenfold, else it falls tenfold. Slower than Gauss-Newton where that converges,
+            and never worse than the start.
+        objective: See the second table.
         initial: (*batch, 3, 3) start, template pixels to image pixels; None is the identity. It
             need not belong to the motion group: a translation then refines a given rotation.
         levels: How many sizes of the images to go through, each half of the one before; 1 is the
@@ -204,6 +247,7 @@ def align(
             under ``torch.func``; the status is then never CONVERGED.
         template_mask: (*batch, 1, h, w) boolean, the template pixels that count.
         image_mask: (*batch, 1, H, W) boolean, the image pixels that count.
+        robust: See the second table.
         gradient: How gradients reach the result: "implicit" (differentiate the equation that holds
             at the end), "unroll" (differentiate every iteration) or "none".
 
@@ -214,7 +258,8 @@ def align(
 
     Raises:
         TypeError: Arguments of wrong type, masks that are not boolean, dtypes that differ.
-        ValueError: Wrong shapes, unknown options, different devices.
+        ValueError: Wrong shapes, unknown options or a pair of options that do not go together,
+            different devices.
 
     Gradients:
         To ``template``, ``image`` and ``initial``; exactly zero for samples that are DIVERGED,
@@ -222,13 +267,14 @@ def align(
         residual is not zero; it takes one P x P solve and one backward pass, is exact once the
         iteration has settled, and of first order (a second derivative raises). "unroll" is the
         derivative of the iterations at the full size as they ran, of any order; memory grows with
-        their number.
+        their number. With a robust function both go through its weights and the median, too.
         Bilinear interpolation makes both jump where a pixel's position crosses a row or column.
 
     References:
         Baker and Matthews, "Lucas-Kanade 20 years on: a unifying framework", 2004. Benhimane and
         Malis, "Real-time image-based tracking of planes using efficient second-order
-        minimization", 2004.
+        minimization", 2004. Evangelidis and Psarakis, "Parametric image alignment using enhanced
+        correlation coefficient maximization", 2008.
 
     Example:
         >>> y, x = torch.meshgrid(torch.arange(60.0), torch.arange(60.0), indexing="ij")
@@ -238,7 +284,9 @@ def align(
         >>> found.converged.item(), found.matrix[:2, 2].round(decimals=2)
         (True, tensor([12., 10.]))
     """
-    options = _Options(motion, algorithm, levels, iterations, tol, gradient).check()
+    options = _Options(
+        motion, algorithm, solver, objective, robust, levels, iterations, tol, gradient
+    ).check()
     batch = check_pair(template, image, initial, template_mask, image_mask)
     pair = Pair(template, image, template, template_mask, image_mask, batch)
     with no_autocast(image):
@@ -267,13 +315,18 @@ class LucasKanadeAligner(nn.Module):
         template_mask: Bool[Tensor, "*mask_batch 1 h w"] | None = None,
         motion: str = "homography",
         algorithm: str = "inverse_compositional",
+        solver: str = "gauss_newton",
+        objective: str = "ssd",
+        robust: str | None = None,
         levels: int | None = None,
         iterations: int = 50,
         tol: float = 1e-3,
         gradient: str = "implicit",
     ) -> None:
         super().__init__()
-        self.options = _Options(motion, algorithm, levels, iterations, tol, gradient).check()
+        self.options = _Options(
+            motion, algorithm, solver, objective, robust, levels, iterations, tol, gradient
+        ).check()
         check_image("template", template)
         check_mask("template_mask", template_mask, template)
         check_same_device(template=template, template_mask=template_mask)

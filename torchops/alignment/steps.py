@@ -1,4 +1,4 @@
-"""One iteration: look at the image through the warp, linearise, solve, update.
+"""One iteration: look at the image through the warp, linearise, update.
 
 The warp of a sample is ``start @ D``: the initial warp after a member D of the motion group that
 acts on normalised template coordinates and begins as the identity. Every algorithm changes D only,
@@ -11,15 +11,20 @@ import torch
 from torch import Tensor
 
 from torchops.alignment.motion import build_matrix
-from torchops.alignment.system import (
-    gauss_newton_matrix,
-    steepest_descent_vector,
-    structure_products,
-)
 from torchops.alignment.template import Template, image_gradient
-from torchops.alignment.warp import apply_matrix, interpolate
+from torchops.alignment.warp import apply_matrix, interpolate, sample_through
 
 ALGORITHMS = ("forward_additive", "forward_compositional", "inverse_compositional", "esm")
+
+
+class Method(NamedTuple):
+    """What is minimised over which warps, and how; see :func:`torchops.align`."""
+
+    motion: str
+    algorithm: str
+    solver: str = "gauss_newton"
+    objective: str = "ssd"
+    robust: str | None = None
 
 
 class Problem(NamedTuple):
@@ -28,10 +33,12 @@ class Problem(NamedTuple):
     template: Template
     image: Tensor
     start: Tensor
-    motion: str
-    algorithm: str
+    method: Method
+    # Known on the host, and only looked for where that costs no waiting: every pixel counts.
+    whole_template: bool
+    whole_image: bool
 
-    def rows(self, part: slice) -> "Problem":
+    def rows(self, part: slice | Tensor) -> "Problem":
         """Return a part of the batch; what is shared by the whole batch stays."""
         image = self.image if self.image.shape[0] == 1 else self.image[part]
         return self._replace(template=self.template.rows(part), image=image, start=self.start[part])
@@ -41,23 +48,36 @@ class View(NamedTuple):
     """The image seen through a warp, on the template's pixels (B, C, h, w)."""
 
     warped: Tensor  # the template's own values where a pixel does not count
-    counts: Tensor
+    counts: Tensor  # (1 or B, 1, h, w)
     residual: Tensor  # warped - template
     gradient: Tensor | None  # (B, 2, C, h, w); forward additive: the image's, after the warp
 
 
-def look(problem: Problem, increment: Tensor) -> View:
-    """Sample the image at the warped template pixels and compare."""
+def look(problem: Problem, increment: Tensor, clear: bool = False) -> View:
+    """Sample the image at the warped template pixels and compare.
+
+    ``clear`` says that every template pixel falls on image pixels that count.
+    """
     template = problem.template
     matrix = problem.start @ increment
-    u, v, before = apply_matrix(matrix, template.grid.x, template.grid.y)
-    sampled, inside = interpolate(problem.image, u, v)
-    seen = (before & inside).unsqueeze(-3)
-    counts = template.counts & seen & ~sampled.detach().isnan().any(-3, keepdim=True)
+    u = v = seen = None
+    if torch.is_grad_enabled():
+        u, v, before = apply_matrix(matrix, template.grid.x, template.grid.y)
+        sampled, inside = interpolate(problem.image, u, v)
+        seen = (before & inside).unsqueeze(-3)
+    else:
+        grid = template.grid
+        sampled, seen = sample_through(problem.image, matrix, grid.x, grid.y, clear)
     channels = template.values.shape[-3]
-    warped = torch.where(counts, sampled[:, :channels], template.values)
+    counts, warped = template.counts, sampled[:, :channels]
+    if seen is not None:
+        counts = counts & seen & ~sampled.detach().isnan().any(-3, keepdim=True)
+    if seen is not None or not problem.whole_template:
+        warped = torch.where(counts, warped, template.values)
     gradient = None
-    if problem.algorithm == "forward_additive":
+    if problem.method.algorithm == "forward_additive":
+        if u is None or v is None:
+            u, v, _ = apply_matrix(matrix, template.grid.x, template.grid.y)
         slopes = torch.where(counts, sampled[:, channels:], 0).unflatten(1, (2, channels))
         gradient = _chain(slopes, matrix, u, v, template)
     return View(warped, counts, warped - template.values, gradient)
@@ -76,43 +96,25 @@ def _chain(slopes: Tensor, matrix: Tensor, u: Tensor, v: Tensor, template: Templ
     return torch.stack([du * u_x + dv * v_x, du * u_y + dv * v_y], 1)
 
 
-def linear_gradient(problem: Problem, view: View) -> Tensor:
-    """Return the gradient that the algorithm linearises with, in normalised coordinates."""
+def linear_gradient(problem: Problem, view: View, gain: Tensor | None = None) -> Tensor:
+    """Return the gradient that the algorithm linearises with, in normalised coordinates.
+
+    ``gain`` (B,) is how many times the template's contrast the image has, 1 if None.
+    """
     template = problem.template
-    if problem.algorithm == "inverse_compositional":
+    algorithm = problem.method.algorithm
+    if algorithm == "inverse_compositional":
         return template.gradient
-    if problem.algorithm == "forward_additive":
+    if algorithm == "forward_additive":
         assert view.gradient is not None
         return view.gradient
     gradient = image_gradient(view.warped, view.counts) * template.grid.scale
-    if problem.algorithm == "esm":
-        return (gradient + template.gradient) / 2
-    return gradient
-
-
-def normal_equations(problem: Problem, view: View, whole: bool) -> tuple[Tensor, Tensor]:
-    """Return H = sum SD^T SD and b = sum SD^T residual over the pixels that count.
-
-    In inverse compositional SD is the template's own; if all its pixels are seen (``whole``), H
-    is the one that was computed once.
-    """
-    template = problem.template
-    gradient = linear_gradient(problem, view)
-    vector = steepest_descent_vector(gradient, view.residual, template.basis)
-    if problem.algorithm != "inverse_compositional":
-        products = structure_products(gradient)
-    elif whole:
-        return template.matrix, vector
-    else:
-        products = template.products
-    products = torch.where(view.counts, products, 0)
-    return gauss_newton_matrix(products, template.basis), vector
-
-
-def right_hand_side(problem: Problem, view: View) -> Tensor:
-    """Return b alone: the equation b = 0 holds at the end."""
-    gradient = linear_gradient(problem, view)
-    return steepest_descent_vector(gradient, view.residual, problem.template.basis)
+    if algorithm == "forward_compositional":
+        return gradient
+    own = template.gradient
+    if gain is not None:
+        own = own * gain[:, None, None, None, None].to(own.dtype)
+    return (gradient + own) / 2
 
 
 def adjugate(matrix: Tensor) -> Tensor:
@@ -147,11 +149,11 @@ def _add(increment: Tensor, step: Tensor, motion: str) -> Tensor:
 
 def updated(problem: Problem, increment: Tensor, step: Tensor) -> Tensor:
     """Apply the solution of the normal equations, H step = sum SD^T (warped - template)."""
-    if problem.algorithm == "forward_additive":
-        return _add(increment, -step, problem.motion)
-    if problem.algorithm == "inverse_compositional":
-        return scaled_to_one(increment @ adjugate(build_matrix(step, problem.motion)))
-    return scaled_to_one(increment @ build_matrix(-step, problem.motion))
+    if problem.method.algorithm == "forward_additive":
+        return _add(increment, -step, problem.method.motion)
+    if problem.method.algorithm == "inverse_compositional":
+        return scaled_to_one(increment @ adjugate(build_matrix(step, problem.method.motion)))
+    return scaled_to_one(increment @ build_matrix(-step, problem.method.motion))
 
 
 def corners(problem: Problem, increment: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,15 +162,15 @@ def corners(problem: Problem, increment: Tensor) -> tuple[Tensor, Tensor]:
     Proper: finite, not mirrored against the start, not shrunk a thousandfold or more at the
     centre, all corners before the horizon.
     """
-    x, y = problem.template.grid.x, problem.template.grid.y[:, 0]
-    x = torch.stack([x[0], x[-1], x[0], x[-1]])
-    y = torch.stack([y[0], y[0], y[-1], y[-1]])
     matrix = problem.start @ increment
-    u, v, before = apply_matrix(matrix, x, y)
-    points = torch.stack([u, v], -2)
-    finite = before.all(-1) & torch.isfinite(points).flatten(-2).all(-1)
-    area = _determinant(matrix) / matrix[:, 2, 2] ** 3 / problem.template.grid.scale**2
-    return points, finite & (_determinant(increment) > 0) & (area.abs() > 1e-6)
+    points = matrix @ problem.template.grid.corners
+    depth = points[:, 2:]
+    before = depth > 0
+    points = points[:, :2] / torch.where(before, depth, 1)
+    finite = before.all(-1)[:, 0] & torch.isfinite(points).flatten(-2).all(-1)
+    determinants = _determinant(torch.stack([matrix, increment]))
+    area = determinants[0] / matrix[:, 2, 2] ** 3 / problem.template.grid.scale**2
+    return points, finite & (determinants[1] > 0) & (area.abs() > 1e-6)
 
 
 def _determinant(matrix: Tensor) -> Tensor:

@@ -82,25 +82,35 @@ def motion_basis(motion: str, x: Tensor, y: Tensor) -> Basis:
     )
 
 
+def channel_sum(values: Tensor) -> Tensor:
+    """Sum (B, K, C, h, w) over the channels, in float64."""
+    if values.shape[-3] == 1:
+        return values.squeeze(-3).double()
+    return values.sum(-3, dtype=torch.float64)
+
+
 def structure_products(gradient: Tensor) -> Tensor:
     """Return gx gx, gx gy and gy gy summed over channels: (B, 2, C, h, w) to (B, 3, h, w)."""
     gx, gy = gradient.unbind(1)
-    products = torch.stack([gx * gx, gx * gy, gy * gy], 1)
-    return products.sum(-3, dtype=torch.float64)
+    return channel_sum(torch.stack([gx * gx, gx * gy, gy * gy], 1))
 
 
 def gauss_newton_matrix(products: Tensor, basis: Basis) -> Tensor:
     """Sum J^T G J over the pixels: (B, 3, h, w) to (B, P, P)."""
-    moments = basis.y_powers.mT @ (products @ basis.x_powers)
+    moments = (basis.y_powers.mT @ products) @ basis.x_powers
     count = basis.scale.numel()
     return (moments.flatten(-3) @ basis.to_matrix).unflatten(-1, (count, count))
 
 
+def motion_vector(fields: Tensor, basis: Basis) -> Tensor:
+    """Sum J^T field over the pixels: vector fields (B, *, 2, h, w) in float64 to (B, *, P)."""
+    moments = (basis.y_powers[:, :3].mT @ fields) @ basis.x_powers[:, :3]
+    return moments.flatten(-3) @ basis.to_vector
+
+
 def steepest_descent_vector(gradient: Tensor, residual: Tensor, basis: Basis) -> Tensor:
     """Sum J^T gradient * residual: (B, 2, C, h, w) and (B, C, h, w) to (B, P)."""
-    products = (gradient * residual.unsqueeze(1)).sum(-3, dtype=torch.float64)
-    moments = basis.y_powers[:, :3].mT @ (products @ basis.x_powers[:, :3])
-    return moments.flatten(-3) @ basis.to_vector
+    return motion_vector(channel_sum(gradient * residual.unsqueeze(1)), basis)
 
 
 def solve_system(
@@ -124,8 +134,11 @@ def solve_system(
     factor, info = torch.linalg.cholesky_ex(scaled.detach())
     pivots = factor.diagonal(dim1=-2, dim2=-1).square()
     usable = usable & (info == 0) & (pivots > 32 * eps).all(-1)
-    # The matrix is made safe in front of the factorisation, so no gradient meets a bad factor.
-    factor, _ = torch.linalg.cholesky_ex(torch.where(usable[:, None, None], scaled, identity))
+    if torch.is_grad_enabled():
+        # The matrix is made safe in front of the factorisation, so no gradient meets a bad factor.
+        factor, _ = torch.linalg.cholesky_ex(torch.where(usable[:, None, None], scaled, identity))
+    else:
+        factor = torch.where(usable[:, None, None], factor, identity)
     right = torch.where(usable[:, None], vector / scale / largest[:, None], 0)
     step = torch.cholesky_solve(right[..., None], factor)[..., 0] / scale
     return step, ~usable

@@ -24,6 +24,7 @@ class Grid(NamedTuple):
 
     x: Tensor
     y: Tensor
+    corners: Tensor  # (3, 4): the columns (x, y, 1) of the first and last pixels
     centre: tuple[float, float]
     scale: float
 
@@ -67,7 +68,7 @@ class Template(NamedTuple):
             self.basis,
         )
 
-    def rows(self, part: slice) -> "Template":
+    def rows(self, part: slice | Tensor) -> "Template":
         """Return a part of the batch, or all of a template that the batch shares."""
         return self if self.values.shape[0] == 1 else self.map(lambda field: field[part])
 
@@ -78,7 +79,13 @@ def template_grid(height: int, width: int, device: torch.device) -> Grid:
     cx, cy = (width - 1) / 2, (height - 1) / 2
     columns = torch.arange(width, dtype=torch.float64, device=device)
     rows = torch.arange(height, dtype=torch.float64, device=device)
-    return Grid((columns - cx) / scale, ((rows - cy) / scale)[:, None], (cx, cy), scale)
+    x, y = (columns - cx) / scale, ((rows - cy) / scale)[:, None]
+    ends = [
+        torch.stack([column, row, torch.ones_like(row)])
+        for row in (y[0, 0], y[-1, 0])
+        for column in (x[0], x[-1])
+    ]
+    return Grid(x, y, torch.stack(ends, 1), (cx, cy), scale)
 
 
 def _difference(values: Tensor, counts: Tensor, dim: int) -> Tensor:
@@ -125,6 +132,16 @@ def prepare_template(values: Tensor, mask: Tensor | None, motion: str) -> Templa
         grid=grid,
         basis=basis,
     )
+
+
+def surely_all(condition: Tensor) -> bool:
+    """Say whether all of a condition holds, as far as that can be known without waiting."""
+    if condition.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    try:
+        return bool(condition.all())
+    except RuntimeError:  # inside vmap there is no one value to read
+        return False
 
 
 def prepare_image(values: Tensor, mask: Tensor | None, *, gradients: bool) -> Tensor:

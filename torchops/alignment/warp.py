@@ -66,6 +66,46 @@ def _just_inside(position: Tensor, size: int) -> Tensor:
     return position.clamp(0, (size - 1) * (1 - 1e-15))
 
 
+def sample_through(
+    image: Tensor, matrix: Tensor, x: Tensor, y: Tensor, clear: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Interpolate (1 or B, C, H, W) bilinearly at ``matrix`` times columns x (w,) and rows y (h, 1).
+
+    The fast path of the iterations, which need no gradient: PyTorch's own sampler. It rounds every
+    position to the image's dtype, in float32 by some 1e-7 of the image's side, each by itself, so
+    that an alignment to many pixels does not notice.
+
+    Returns:
+        Values (B, C, h, w), arbitrary outside the image, and which positions are inside
+        (B, 1, h, w), None if ``clear`` says that all are.
+    """
+    height, width = image.shape[-2:]
+    u, v, w = matrix.unbind(-2)
+    # The sampler's coordinates: -1 and 1 are the centres of the first and the last pixel.
+    to_grid = torch.stack([u * (2 / max(width - 1, 1)) - w, v * (2 / max(height - 1, 1)) - w, w], 1)
+    a, b, c = (column[..., None, None] for column in to_grid.unbind(-1))
+    # Rounded by column and by row, not by entry of the matrix, which would move all pixels alike.
+    points = (a * x).to(image.dtype) + (b * y + c).to(image.dtype)
+    depth = points[:, 2:]
+    before = None
+    if not clear:
+        before = depth > 0
+        depth = torch.where(before, depth, 1)
+    grid = points[:, :2] / depth
+    sampled = torch.nn.functional.grid_sample(
+        image.expand(grid.shape[0], -1, -1, -1),
+        grid.permute(0, 2, 3, 1),
+        padding_mode="border",
+        align_corners=True,
+    )
+    if before is None:
+        return sampled, None
+    # A warp may miss the centres of the border pixels by rounding.
+    slack = max(4 * torch.finfo(image.dtype).eps, 2e-6 / max(height - 1, width - 1, 1))
+    inside = (grid.abs() <= 1 + slack).all(1, keepdim=True)
+    return sampled, inside & before
+
+
 def warp_points(
     points: Float[Tensor, "*#batch n 2"], matrix: Float[Tensor, "*#batch 3 3"]
 ) -> Float[Tensor, "*#out n 2"]:

@@ -1,0 +1,265 @@
+"""What is minimised: the error of a view, its Gauss-Newton system, and how both are weighed.
+
+"ssd" is the sum of squared differences, with ``robust`` that of a function of them that grows more
+slowly (Huber) or not at all (Tukey) beyond a few standard deviations. "ecc" is the enhanced
+correlation coefficient of Evangelidis and Psarakis, which a gain and a bias leave as it is.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchops.alignment.steps import Problem, View, linear_gradient, look
+from torchops.alignment.system import (
+    gauss_newton_matrix,
+    motion_vector,
+    solve_system,
+    steepest_descent_vector,
+    structure_products,
+)
+from torchops.alignment.template import Template
+
+SOLVERS = ("gauss_newton", "levenberg_marquardt")
+OBJECTIVES = ("ssd", "ecc")
+ROBUST = (None, "huber", "tukey")
+
+# Fewer visible pixels than this part of the template make a sample out of view: a sliver of a
+# template fits almost anywhere.
+VISIBLE_PART = 0.1
+
+HUBER, TUKEY = 1.345, 4.685  # in standard deviations: 95 % efficient for Gaussian noise
+MAD = 1.4826  # a Gaussian's standard deviation in median absolute values
+
+
+class Sums(NamedTuple):
+    """What one look at the images leaves of them, per sample (B,), all in float64.
+
+    Attributes:
+        matrix: H = sum w SD^T SD over the pixels that count, (B, P, P).
+        vector: b, (B, P): H step = b is the next step.
+        squares: Sum of squares of the residual (ecc: after the best gain and bias).
+        freedom: How many pixel values count.
+        error: Root mean square residual (ecc: after the best gain and bias), inf where too little
+            of the template is seen.
+        cost: What tells a better warp from a worse one: the error, or the robust standard
+            deviation of the residual; inf as the error is.
+        objective: What the step lowers, at the scale of these residuals.
+        trial: The same at the scale of the sums before, so that the two can be compared.
+        scale: The robust standard deviation; 0 where nothing is robust.
+    """
+
+    matrix: Tensor
+    vector: Tensor
+    squares: Tensor
+    freedom: Tensor
+    error: Tensor
+    cost: Tensor
+    objective: Tensor
+    trial: Tensor
+    scale: Tensor
+
+
+def noise_floor(template: Template) -> Tensor:
+    """Return what the rounding of a constant image adds to the Gauss-Newton matrix."""
+    eps = torch.finfo(template.values.dtype).eps
+    return template.number * (8 * eps * template.amplitude * template.grid.scale) ** 2
+
+
+def slack(template: Template) -> Tensor:
+    """Return what rounding adds to the error of a perfect alignment."""
+    return 4 * torch.finfo(template.values.dtype).eps * template.amplitude
+
+
+def evaluate(
+    problem: Problem, increment: Tensor, *, clear: bool = False, before: Tensor | None = None
+) -> Sums:
+    """Look through ``start @ increment`` and sum up.
+
+    ``clear`` says that every template pixel falls on image pixels that count; ``before`` (B,) is
+    the scale at which the objective is to be given, too.
+    """
+    view = look(problem, increment, clear)
+    batch = increment.shape[0]
+    number = problem.template.number if clear else view.counts.sum((-3, -2, -1))
+    number = number.expand(batch)
+    if problem.method.objective == "ecc":
+        return _correlation(problem, view, number)
+    if problem.method.robust is not None:
+        return _robust(problem, view, number, before)
+    return _squares(problem, view, number, clear)
+
+
+def _seen(number: Tensor, template: Template) -> Tensor:
+    return (number > 0) & (number >= VISIBLE_PART * template.number)
+
+
+def _products(problem: Problem, gradient: Tensor) -> Tensor:
+    if problem.method.algorithm == "inverse_compositional":
+        return problem.template.products
+    return structure_products(gradient)
+
+
+def _sum_of_squares(values: Tensor) -> Tensor:
+    return (values * values).sum((-3, -2, -1), dtype=torch.float64)
+
+
+def _root_mean_square(squares: Tensor, number: Tensor, template: Template) -> Tensor:
+    mean = squares.detach() / (number.clamp(min=1) * template.values.shape[-3])
+    return torch.where(_seen(number, template), mean.sqrt(), torch.inf)
+
+
+def _squares(problem: Problem, view: View, number: Tensor, clear: bool) -> Sums:
+    template, basis = problem.template, problem.template.basis
+    gradient = linear_gradient(problem, view)
+    vector = steepest_descent_vector(gradient, view.residual, basis)
+    if clear and problem.method.algorithm == "inverse_compositional":
+        matrix = template.matrix
+    else:
+        products = _products(problem, gradient)
+        matrix = gauss_newton_matrix(torch.where(view.counts, products, 0), basis)
+    matrix = matrix.expand(len(vector), -1, -1)
+    squares = _sum_of_squares(view.residual)
+    error = _root_mean_square(squares, number, template)
+    freedom = number * view.residual.shape[-3]
+    zero = torch.zeros_like(error)
+    return Sums(matrix, vector, squares, freedom, error, error, error, error, zero)
+
+
+# Robust: iteratively reweighted least squares
+
+
+def _median(values: Tensor, counts: Tensor) -> Tensor:
+    counted = torch.where(counts, values, torch.nan).flatten(1)
+    return torch.nan_to_num(counted.nanmedian(1).values)
+
+
+def _loss(squared: Tensor, kind: str) -> Tensor:
+    """Return rho(r) of r^2, residuals in standard deviations."""
+    if kind == "huber":
+        r = squared.clamp(min=HUBER**2).sqrt()
+        return torch.where(squared < HUBER**2, squared / 2, HUBER * r - HUBER**2 / 2)
+    inside = 1 - (squared / TUKEY**2).clamp(max=1)
+    return TUKEY**2 / 6 * (1 - inside**3)
+
+
+def _weight(squared: Tensor, kind: str) -> Tensor:
+    """Return rho'(r) / r of r^2."""
+    if kind == "huber":
+        return HUBER / squared.clamp(min=HUBER**2).sqrt()
+    return (1 - (squared / TUKEY**2).clamp(max=1)) ** 2
+
+
+def _robust(problem: Problem, view: View, number: Tensor, before: Tensor | None) -> Sums:
+    template, basis, kind = problem.template, problem.template.basis, problem.method.robust
+    assert kind is not None
+    floor = slack(template).clamp(min=torch.finfo(view.residual.dtype).tiny)
+    scale = (MAD * _median(view.residual.abs(), view.counts).double()).maximum(floor)
+    # A pixel is an outlier with all its channels.
+    squared = view.residual.square().mean(-3, keepdim=True)
+
+    def objective(at: Tensor) -> Tensor:
+        ratio = squared.detach() / at.detach().square().to(squared.dtype)[:, None, None, None]
+        loss = torch.where(view.counts, _loss(ratio, kind), 0)
+        mean = loss.sum((-3, -2, -1), dtype=torch.float64) / number.clamp(min=1)
+        return torch.where(seen, mean, torch.inf)
+
+    seen = _seen(number, template)
+    per_pixel = scale.to(squared.dtype)[:, None, None, None]
+    weight = torch.where(view.counts, _weight(squared / per_pixel.square(), kind), 0)
+    gradient = linear_gradient(problem, view)
+    vector = steepest_descent_vector(gradient, weight * view.residual, basis)
+    matrix = gauss_newton_matrix(_products(problem, gradient) * weight, basis)
+    own = objective(scale)
+    trial = own if before is None else objective(before)
+    cost = torch.where(seen, scale.detach(), torch.inf)
+    squares = _sum_of_squares(view.residual)
+    error = _root_mean_square(squares, number, template)
+    freedom = number * view.residual.shape[-3]
+    return Sums(matrix, vector, squares, freedom, error, cost, own, trial, scale.detach())
+
+
+# Enhanced correlation coefficient
+
+
+def _without_mean(values: Tensor, counts: Tensor, number: Tensor) -> Tensor:
+    values = torch.where(counts, values, 0)
+    mean = values.sum((-2, -1), dtype=torch.float64) / number.clamp(min=1)[:, None]
+    return torch.where(counts, values - mean[..., None, None].to(values.dtype), 0)
+
+
+def _correlation(problem: Problem, view: View, number: Tensor) -> Sums:
+    """Sum up for the step that maximises the correlation of the linearised images.
+
+    Forward, the warped image w + G dp is compared with the template r; inverse compositional,
+    the template r + G dp with w. So "moving" is what moves and "fixed" what does not.
+    """
+    template, basis = problem.template, problem.template.basis
+    inverse = problem.method.algorithm == "inverse_compositional"
+    reference = _without_mean(template.values, view.counts, number)
+    warped = _without_mean(view.warped, view.counts, number)
+    power_r, power_w = _sum_of_squares(reference), _sum_of_squares(warped)
+    textured = (power_r > 0) & (power_w > 0)
+    contrast = torch.where(textured, power_w, 1) / torch.where(textured, power_r, 1)
+    gradient = linear_gradient(problem, view, contrast.sqrt())
+    gradient = torch.where(view.counts.unsqueeze(1), gradient, 0)
+    matrix = gauss_newton_matrix(_products(problem, gradient) * view.counts, basis)
+    fields = gradient.double().movedim(2, 1)  # the mean of G goes, channel by channel
+    means = motion_vector(fields, basis)
+    matrix = matrix - means.mT @ means / number.clamp(min=1)[:, None, None]
+
+    fixed, moving = (warped, reference) if inverse else (reference, warped)
+    power, other = (power_w, power_r) if inverse else (power_r, power_w)
+    gain = (fixed * moving).sum((-3, -2, -1), dtype=torch.float64)
+    gain = torch.where(textured, gain, 0) / torch.where(textured, power, 1)
+    rest = moving - gain[:, None, None, None].to(moving.dtype) * fixed
+    unexplained = _sum_of_squares(rest)
+    to_fixed = steepest_descent_vector(gradient, fixed, basis)
+    to_rest = steepest_descent_vector(gradient, rest, basis)
+    excess = _gain_excess(
+        problem, matrix, to_fixed, to_rest, gain, torch.where(textured, power, 1), unexplained
+    )
+    vector = to_rest - excess[:, None] * to_fixed
+    if inverse:
+        vector = -vector
+
+    # The residual in units of the template, for no negative gain.
+    left = torch.where(gain > 0, unexplained, other) * (1 if inverse else 1 / contrast)
+    left = torch.where(textured, left, power_r)
+    error = _root_mean_square(left, number, template)
+    freedom = number * view.residual.shape[-3]
+    zero = torch.zeros_like(error)
+    return Sums(matrix, vector, left, freedom, error, error, error, error, zero)
+
+
+def _gain_excess(
+    problem: Problem,
+    matrix: Tensor,
+    to_fixed: Tensor,
+    to_rest: Tensor,
+    gain: Tensor,
+    power: Tensor,
+    unexplained: Tensor,
+) -> Tensor:
+    """Return lambda - gain, with which ``G^T (moving - lambda fixed)`` gives the best step.
+
+    lambda = (|m|^2 - m^T P m) / (f^T m - f^T P m), P the projection on the columns of G, with
+    m = gain f + rest put in, so that nothing cancels where the rest is small.
+    """
+    basis, template = problem.template.basis, problem.template
+    eps = torch.finfo(template.values.dtype).eps
+    floor = noise_floor(template).expand(len(gain))
+    solved_fixed, _ = solve_system(matrix, to_fixed, basis.scale, floor, eps)
+    solved_rest, _ = solve_system(matrix, to_rest, basis.scale, floor, eps)
+    ff = (to_fixed * solved_fixed).sum(-1)
+    fr = (to_fixed * solved_rest).sum(-1)
+    rr = (to_rest * solved_rest).sum(-1)
+    along = gain * (power - ff) - fr  # f^T m - f^T P m
+    positive = along > 0
+    regular = (unexplained - rr - gain * fr) / torch.where(positive, along, 1)
+    # Where no step makes the correlation positive, the step that makes it least negative.
+    some = ff > 0
+    ff = torch.where(some, ff, 1)
+    moving = (gain.square() * ff + 2 * gain * fr + rr).clamp(min=torch.finfo(ff.dtype).tiny)
+    other = torch.maximum((moving / ff).sqrt(), -along / ff)
+    return torch.where(positive, regular, torch.where(some, other - gain, 0))
