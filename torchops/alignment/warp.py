@@ -69,9 +69,10 @@ def _just_inside(position: Tensor, size: int) -> Tensor:
 def sample_through(
     image: Tensor, matrix: Tensor, x: Tensor, y: Tensor, clear: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Interpolate (1 or B, C, H, W) bilinearly at ``matrix`` times columns x (w,) and rows y (h, 1).
+    """Interpolate (1 or B, C, H, W) bilinearly at ``matrix`` applied to the points (x, y, 1).
 
-    The fast path of the iterations, which need no gradient: PyTorch's own sampler. It rounds every
+    x are the columns (w,) and y the rows (h, 1) of a template.
+    This is the fast path of the iterations, which need no gradient: PyTorch's own sampler. It rounds every
     position to the image's dtype, in float32 by some 1e-7 of the image's side, each by itself, so
     that an alignment to many pixels does not notice.
 
