@@ -71,10 +71,10 @@ def sample_through(
 ) -> tuple[Tensor, Tensor | None]:
     """Interpolate (1 or B, C, H, W) bilinearly at ``matrix`` applied to the points (x, y, 1).
 
-    x are the columns (w,) and y the rows (h, 1) of a template.
-    This is the fast path of the iterations, which need no gradient: PyTorch's own sampler. It rounds every
-    position to the image's dtype, in float32 by some 1e-7 of the image's side, each by itself, so
-    that an alignment to many pixels does not notice.
+    x are the columns (w,) and y the rows (h, 1) of a template. This is the fast path of the
+    iterations, which need no gradient: PyTorch's own sampler. It rounds every position to the
+    image's dtype, in float32 by some 1e-7 of the image's side, each by itself, so that an
+    alignment to many pixels does not notice.
 
     Returns:
         Values (B, C, h, w), arbitrary outside the image, and which positions are inside
