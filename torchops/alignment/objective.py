@@ -5,6 +5,7 @@ slowly (Huber) or not at all (Tukey) beyond a few standard deviations. "ecc" is 
 correlation coefficient of Evangelidis and Psarakis, which a gain and a bias leave as it is.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -30,6 +31,7 @@ VISIBLE_PART = 0.1
 
 HUBER, TUKEY = 1.345, 4.685  # in standard deviations: 95 % efficient for Gaussian noise
 MAD = 1.4826  # a Gaussian's standard deviation in median absolute values
+FALLING = 0.98  # a scale that falls below this part of the one before is still on its way
 
 
 class Sums(NamedTuple):
@@ -47,6 +49,7 @@ class Sums(NamedTuple):
         objective: What the step lowers, at the scale of these residuals.
         trial: The same at the scale of the sums before, so that the two can be compared.
         scale: The robust standard deviation; 0 where nothing is robust.
+        far: Whether Tukey's function waits, and Huber's is used.
     """
 
     matrix: Tensor
@@ -58,6 +61,7 @@ class Sums(NamedTuple):
     objective: Tensor
     trial: Tensor
     scale: Tensor
+    far: Tensor
 
 
 def noise_floor(template: Template) -> Tensor:
@@ -72,12 +76,17 @@ def slack(template: Template) -> Tensor:
 
 
 def evaluate(
-    problem: Problem, increment: Tensor, *, clear: bool = False, before: Tensor | None = None
+    problem: Problem,
+    increment: Tensor,
+    *,
+    clear: bool = False,
+    begin: bool = False,
+    before: Sums | None = None,
 ) -> Sums:
     """Look through ``start @ increment`` and sum up.
 
-    ``clear`` says that every template pixel falls on image pixels that count; ``before`` (B,) is
-    the scale at which the objective is to be given, too.
+    ``clear`` says that every template pixel falls on image pixels that count; ``begin`` that an
+    iteration begins, and ``before`` what its last sums were.
     """
     view = look(problem, increment, clear)
     batch = increment.shape[0]
@@ -86,7 +95,7 @@ def evaluate(
     if problem.method.objective == "ecc":
         return _correlation(problem, view, number)
     if problem.method.robust is not None:
-        return _robust(problem, view, number, before)
+        return _robust(problem, view, number, begin, before)
     return _squares(problem, view, number, clear)
 
 
@@ -122,8 +131,15 @@ def _squares(problem: Problem, view: View, number: Tensor, clear: bool) -> Sums:
     squares = _sum_of_squares(view.residual)
     error = _root_mean_square(squares, number, template)
     freedom = number * view.residual.shape[-3]
-    zero = torch.zeros_like(error)
-    return Sums(matrix, vector, squares, freedom, error, error, error, error, zero)
+    return _plain_sums(matrix, vector, squares, freedom, error)
+
+
+def _plain_sums(
+    matrix: Tensor, vector: Tensor, squares: Tensor, freedom: Tensor, error: Tensor
+) -> Sums:
+    """Return the sums of an objective that is the error itself."""
+    scale, far = torch.zeros_like(error), torch.zeros_like(error, dtype=torch.bool)
+    return Sums(matrix, vector, squares, freedom, error, error, error, error, scale, far)
 
 
 # Robust: iteratively reweighted least squares
@@ -150,7 +166,12 @@ def _weight(squared: Tensor, kind: str) -> Tensor:
     return (1 - (squared / TUKEY**2).clamp(max=1)) ** 2
 
 
-def _robust(problem: Problem, view: View, number: Tensor, before: Tensor | None) -> Sums:
+def _robust(problem: Problem, view: View, number: Tensor, begin: bool, before: Sums | None) -> Sums:
+    """Sum up with weights.
+
+    Far off, Tukey's function would give the weights of outliers to the very edges that tell where
+    to go, so Huber's goes first, until the scale of the residual does not fall any more.
+    """
     template, basis, kind = problem.template, problem.template.basis, problem.method.robust
     assert kind is not None
     floor = slack(template).clamp(min=torch.finfo(view.residual.dtype).tiny)
@@ -158,34 +179,47 @@ def _robust(problem: Problem, view: View, number: Tensor, before: Tensor | None)
     # A pixel is an outlier with all its channels.
     squared = view.residual.square().mean(-3, keepdim=True)
 
-    def objective(at: Tensor) -> Tensor:
+    far = torch.full_like(scale, begin and kind == "tukey", dtype=torch.bool)
+    if before is not None:
+        far = before.far & (scale.detach() < FALLING * before.scale)
+
+    def weigh(function: Callable[[Tensor, str], Tensor], ratio: Tensor, far: Tensor) -> Tensor:
+        values = function(ratio, kind)
+        if kind == "tukey" and (begin or before is not None):
+            values = torch.where(far[:, None, None, None], function(ratio, "huber"), values)
+        return torch.where(view.counts, values, 0)
+
+    def objective(at: Tensor, far: Tensor) -> Tensor:
         ratio = squared.detach() / at.detach().square().to(squared.dtype)[:, None, None, None]
-        loss = torch.where(view.counts, _loss(ratio, kind), 0)
-        mean = loss.sum((-3, -2, -1), dtype=torch.float64) / number.clamp(min=1)
-        return torch.where(seen, mean, torch.inf)
+        loss = weigh(_loss, ratio, far).sum((-3, -2, -1), dtype=torch.float64)
+        return torch.where(seen, loss / number.clamp(min=1), torch.inf)
 
     seen = _seen(number, template)
     per_pixel = scale.to(squared.dtype)[:, None, None, None]
-    weight = torch.where(view.counts, _weight(squared / per_pixel.square(), kind), 0)
+    weight = weigh(_weight, squared / per_pixel.square(), far)
     gradient = linear_gradient(problem, view)
     vector = steepest_descent_vector(gradient, weight * view.residual, basis)
     matrix = gauss_newton_matrix(_products(problem, gradient) * weight, basis)
-    own = objective(scale)
-    trial = own if before is None else objective(before)
+    own = objective(scale, far)
+    trial = own if before is None else objective(before.scale, before.far)
     cost = torch.where(seen, scale.detach(), torch.inf)
     squares = _sum_of_squares(view.residual)
     error = _root_mean_square(squares, number, template)
     freedom = number * view.residual.shape[-3]
-    return Sums(matrix, vector, squares, freedom, error, cost, own, trial, scale.detach())
+    return Sums(matrix, vector, squares, freedom, error, cost, own, trial, scale.detach(), far)
 
 
 # Enhanced correlation coefficient
 
 
-def _without_mean(values: Tensor, counts: Tensor, number: Tensor) -> Tensor:
+def _without_mean(values: Tensor, counts: Tensor, number: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Take the mean off every channel; return the rest, its sum of squares, and if it is any."""
     values = torch.where(counts, values, 0)
     mean = values.sum((-2, -1), dtype=torch.float64) / number.clamp(min=1)[:, None]
-    return torch.where(counts, values - mean[..., None, None].to(values.dtype), 0)
+    values = torch.where(counts, values - mean[..., None, None].to(values.dtype), 0)
+    power = _sum_of_squares(values)
+    rounding = (8 * torch.finfo(values.dtype).eps) ** 2 * number * mean.detach().square().sum(-1)
+    return values, power, power.detach() > rounding
 
 
 def _correlation(problem: Problem, view: View, number: Tensor) -> Sums:
@@ -196,10 +230,9 @@ def _correlation(problem: Problem, view: View, number: Tensor) -> Sums:
     """
     template, basis = problem.template, problem.template.basis
     inverse = problem.method.algorithm == "inverse_compositional"
-    reference = _without_mean(template.values, view.counts, number)
-    warped = _without_mean(view.warped, view.counts, number)
-    power_r, power_w = _sum_of_squares(reference), _sum_of_squares(warped)
-    textured = (power_r > 0) & (power_w > 0)
+    reference, power_r, some_r = _without_mean(template.values, view.counts, number)
+    warped, power_w, some_w = _without_mean(view.warped, view.counts, number)
+    textured = some_r & some_w  # a constant image correlates with nothing: SINGULAR
     contrast = torch.where(textured, power_w, 1) / torch.where(textured, power_r, 1)
     gradient = linear_gradient(problem, view, contrast.sqrt())
     gradient = torch.where(view.counts.unsqueeze(1), gradient, 0)
@@ -207,6 +240,7 @@ def _correlation(problem: Problem, view: View, number: Tensor) -> Sums:
     fields = gradient.double().movedim(2, 1)  # the mean of G goes, channel by channel
     means = motion_vector(fields, basis)
     matrix = matrix - means.mT @ means / number.clamp(min=1)[:, None, None]
+    matrix = torch.where(textured[:, None, None], matrix, 0)
 
     fixed, moving = (warped, reference) if inverse else (reference, warped)
     power, other = (power_w, power_r) if inverse else (power_r, power_w)
@@ -228,8 +262,7 @@ def _correlation(problem: Problem, view: View, number: Tensor) -> Sums:
     left = torch.where(textured, left, power_r)
     error = _root_mean_square(left, number, template)
     freedom = number * view.residual.shape[-3]
-    zero = torch.zeros_like(error)
-    return Sums(matrix, vector, left, freedom, error, error, error, error, zero)
+    return _plain_sums(matrix, vector, left, freedom, error)
 
 
 def _gain_excess(
