@@ -24,7 +24,8 @@ def add_command(commands: Commands) -> None:
         epilog="A FOLDER's pictures (.png, .jpg, .tif, .bmp; not those of its subfolders) are "
         "taken in the order of their names, numbers by their value. Each starts from the matrix of "
         "the one before. A frame that does not converge is named, written with the best matrix "
-        "found, and left out of --stack and of the region of --crop.",
+        "found, and left out of --stack and of the region of --crop; one that ends at "
+        "ITERATION_LIMIT often only needs a larger --tol, such as 0.01.",
     )
     parser.add_argument(
         "template", metavar="TEMPLATE", type=Path, help="a picture; or a FOLDER and nothing more"
@@ -140,8 +141,8 @@ def _add_pair(group: "argparse._ArgumentGroup") -> None:
         "--convergence",
         metavar="FILE",
         type=Path,
-        help="draw error and corner movement over the iterations (.png, .svg or .pdf; needs "
-        "matplotlib)",
+        help="draw how the corners of TEMPLATE and the error settle over the iterations (.png, "
+        ".svg or .pdf; needs matplotlib)",
     )
 
 
@@ -180,6 +181,8 @@ def run(arguments: argparse.Namespace) -> int:
     from torchops.cli.align import folder, pair
 
     template, image = arguments.template, arguments.image
+    if template.is_dir() and image is not None and image.is_dir():
+        raise ValueError(f"TEMPLATE must be a picture, and {template} is a folder")
     if template.is_dir() or (image is not None and image.is_dir()):
         _refuse(arguments, _PAIR_ONLY, "is for one IMAGE, not for a FOLDER of frames")
         if image is not None and not image.is_dir():

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
         io.write_image(arguments.overlay, compared)
     if arguments.convergence is not None:
         trace = convergence.trace(template, image, options)
-        convergence.draw(arguments.convergence, trace, arguments.tol)
+        convergence.draw(arguments.convergence, trace)
     if arguments.json:
         print(json.dumps(outcome(result)))
     else:
