@@ -63,6 +63,7 @@ class Case:
         once: An experiment, whose result is its metrics: every candidate runs once, its time is
             that of this one call and its memory is not measured. The metrics are taken when all
             candidates have run, so that one may depend on what another found.
+        setup: What an experiment needs before its candidates run; not timed.
         skipped: Why this case cannot run here; it then needs no candidates.
     """
 
@@ -74,6 +75,7 @@ class Case:
     image_bytes: int | None = None
     target: str | None = None
     once: bool = False
+    setup: Callable[[], Any] | None = None
     skipped: str | None = None
 
 
@@ -156,6 +158,8 @@ def measure_case(
 
 def run_once(case: Case, device: torch.device) -> list[dict[str, Any]]:
     """Run every candidate of an experiment once, then take the metrics."""
+    if case.setup:
+        case.setup()
     outputs: dict[str, Any] = {}
     rows: dict[str, dict[str, Any]] = {}
     for label, candidate in case.candidates.items():

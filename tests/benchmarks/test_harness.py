@@ -74,14 +74,15 @@ def test_a_quick_or_filtered_run_stores_nothing(tmp_path):
 
 
 def test_an_experiment_runs_once_and_its_metrics_see_all_candidates(tmp_path, capsys, monkeypatch):
-    calls = []
+    calls = ["what was there"]
 
     def experiment(device):
         candidates = {
             name: lambda name=name: calls.append(name) or len(name) for name in ("a", "bc")
         }
         metrics = {"share": lambda output: output / sum(map(len, calls))}
-        yield harness.Case("lengths", candidates, "a", metrics, once=True)
+        setup = calls.clear  # before the candidates
+        yield harness.Case("lengths", candidates, "a", metrics, once=True, setup=setup)
         yield harness.Case("far away", {}, "", skipped="no road leads there")
 
     harness.main("stats", experiment, ["--device", "cpu", "--out", str(tmp_path)])
