@@ -23,7 +23,7 @@ def camera():
 @algorithms
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gain_and_bias_change_nothing(camera, algorithm, dtype):
-    cut, true, start = trials(camera * 255, 2, 8)
+    cut, _, true, start = trials(camera * 255, 2, 8)
     options = {"initial": start, "levels": 1, "algorithm": algorithm, "iterations": 50, "tol": 1e-4}
     cut, image = cut.to(dtype), (camera * 255).to(dtype)
     plain = align(cut, image, objective="ecc", **options)
@@ -97,7 +97,7 @@ def test_one_forward_additive_step_is_the_papers(camera):
 
 def test_inverse_compositional_swaps_the_images(camera):
     # Its step is the paper's with the template moving, and the warp takes the inverse of it.
-    cut, side, scale = trials(camera, 2, 1)[0][0], 100, 99 / 2
+    cut, _, side, scale = trials(camera, 2, 1)[0][0], 100, 99 / 2
     image, start = 0.7 * camera + 0.2, translation(206.5, 206.5)
     grid = torch.linspace(-1, 1, side, dtype=torch.float64)
     points = torch.stack(torch.meshgrid(grid, grid, indexing="xy"), -1).reshape(-1, 2)
@@ -115,7 +115,7 @@ def test_inverse_compositional_swaps_the_images(camera):
 
 
 def test_error_is_the_residual_after_the_best_gain_and_bias(camera):
-    cut, _, start = trials(camera, 1, 3)
+    cut, _, _, start = trials(camera, 1, 3)
     cut = cut + 0.05 * smooth_image(3, 1, 100, 100)
     found = align(cut, 0.5 * camera + 0.1, objective="ecc", initial=start, levels=1)
     for k in range(3):
@@ -141,7 +141,7 @@ def test_channels_share_a_gain_and_keep_their_own_bias(algorithm):
 
 @algorithms
 def test_a_negative_picture_is_not_mistaken_for_a_match(algorithm, camera):
-    cut, true, start = trials(camera, 1, 4)
+    cut, _, true, start = trials(camera, 1, 4)
     found = align(1 - cut, camera, algorithm=algorithm, objective="ecc", initial=start, levels=1)
     assert torch.isfinite(found.matrix).all()
     contrast = (cut - cut.mean((-2, -1), keepdim=True)).square().mean((-3, -2, -1)).sqrt()
@@ -226,7 +226,7 @@ def test_conditions_of_opencvs_own_test(motion, masked, camera):
 
 def test_as_often_at_the_goal_as_opencv(camera):
     image = (camera * 255).float()
-    cut, true, start = trials(image, 6, 40, motion="affine")
+    cut, _, true, start = trials(image, 6, 40, motion="affine")
     stop = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 15, -1)
     peers = 0
     for k in range(40):

@@ -30,7 +30,7 @@ def occluded(cut):
 @pytest.mark.parametrize("algorithm", ["inverse_compositional", "esm"])
 def test_an_occluding_block_of_a_fifth(camera, algorithm, kind):
     # Where plain least squares are more than half a pixel off, by tens of pixels even.
-    cut, true, start = trials(camera, 1, 3, motion="affine")
+    cut, _, true, start = trials(camera, 1, 3, motion="affine")
     options = {"motion": "affine", "algorithm": algorithm, "initial": start}
     plain = align(occluded(cut), camera, **options)
     assert corner_error(plain.matrix, true).min() > 0.5
@@ -42,7 +42,7 @@ def test_an_occluding_block_of_a_fifth(camera, algorithm, kind):
 
 @pytest.mark.parametrize("solver", ["gauss_newton", "levenberg_marquardt"])
 def test_tukey_with_noise_and_a_block(camera, solver):
-    cut, true, start = trials(camera, 2, 4)
+    cut, _, true, start = trials(camera, 2, 4)
     cut = occluded(cut) + 4 / 255 * torch.randn(cut.shape, dtype=torch.float64)
     options = {"algorithm": "esm", "initial": start, "solver": solver}
     found = align(cut, camera, robust="tukey", **options)
@@ -54,7 +54,7 @@ def test_tukey_with_noise_and_a_block(camera, solver):
 
 @kinds
 def test_without_outliers_the_result_is_that_of_least_squares(camera, kind):
-    cut, true, start = trials(camera, 2, 4)
+    cut, _, true, start = trials(camera, 2, 4)
     cut = cut + 4 / 255 * torch.randn(cut.shape, dtype=torch.float64)
     plain = align(cut, camera, algorithm="esm", initial=start, levels=1)
     found = align(cut, camera, algorithm="esm", initial=start, levels=1, robust=kind)
@@ -112,7 +112,7 @@ def test_one_step_is_weighted_least_squares(kind, channels):
 
 
 def test_a_pixel_is_an_outlier_with_all_its_channels(camera):
-    cut, true, start = trials(camera, 1, 4, motion="affine")
+    cut, _, true, start = trials(camera, 1, 4, motion="affine")
     image = torch.cat([camera, camera, camera])
     cut = cut.repeat(1, 3, 1, 1)
     cut[:, 0, 30:75, 40:85] = 1
@@ -123,7 +123,7 @@ def test_a_pixel_is_an_outlier_with_all_its_channels(camera):
 
 @algorithms
 def test_damping_towards_zero_is_gauss_newton(algorithm, camera, monkeypatch):
-    cut, _, start = trials(camera, 2, 3)
+    cut, _, _, start = trials(camera, 2, 3)
     options = {"algorithm": algorithm, "initial": start, "levels": 1, "iterations": 3, "tol": 0}
     plain = align(cut, camera, **options)
     monkeypatch.setattr(iteration, "DAMPING", 1e-9)
@@ -157,7 +157,7 @@ def test_a_step_of_levenberg_and_marquardt_by_hand(monkeypatch):
 @pytest.mark.parametrize("objective", ["ssd", "ecc"])
 @algorithms
 def test_no_step_of_levenberg_and_marquardt_raises_the_error(algorithm, objective, camera):
-    cut, _, start = trials(camera, 10, 6)
+    cut, _, _, start = trials(camera, 10, 6)
     before = torch.full((6,), torch.inf, dtype=torch.float64)
     for iterations in (1, 2, 3, 5, 8, 13):
         found = align(
@@ -178,7 +178,7 @@ def test_no_step_of_levenberg_and_marquardt_raises_the_error(algorithm, objectiv
 
 def test_where_gauss_newton_overshoots_levenberg_and_marquardt_does_not(camera):
     # A template of less contrast than the image has makes the steps 2.5 times too long.
-    cut, true, start = trials(camera, 0, 1)
+    cut, _, true, start = trials(camera, 0, 1)
     pale = 0.4 * (cut - cut.mean()) + cut.mean()
     start = start @ translation(0.5, -1)
     options = {"motion": "translation", "initial": start, "levels": 1}
@@ -203,7 +203,7 @@ def test_where_gauss_newton_overshoots_levenberg_and_marquardt_does_not(camera):
 def test_a_batch_is_its_samples(camera, options):
     # Different starts, so that samples end at different times and leave the batch.
     image = camera[:, 100:400, 100:400].float()
-    cut, _, start = trials(image, 4, 16, at=(106, 106), side=48)
+    cut, _, _, start = trials(image, 4, 16, at=(106, 106), side=48)
     options = {"levels": 1, "iterations": 20, **options}
     cut[3] = 0.5  # singular
     start = start.repeat(16, 1, 1)
