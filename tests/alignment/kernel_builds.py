@@ -2,7 +2,7 @@
 
 A process of its own: Triton decides when it is first imported whether it compiles or interprets.
 
-    python tests/alignment/kernel_builds.py 80 90 100
+    python tests/alignment/kernel_builds.py all 80 90 100
 """
 
 import json
@@ -55,6 +55,8 @@ VARIANTS = {
     "solve, translation": (SOLVE, {"P": 2, "DAMPED": False, "SAMPLES": kernels.SAMPLES}),
 }
 
+USUAL = ("inverse compositional", "esm, euclidean", "solve, homography")
+
 
 def kind(name, constants):
     """The type of an argument in Triton's notation."""
@@ -96,20 +98,22 @@ def inspect(binary, option, tool="cuobjdump"):
 
 
 def build(kernel, constants, architecture):
-    """Return registers per thread and bytes of local memory of one compiled kernel."""
+    """Return registers per thread, their limit, and bytes of local memory of a kernel."""
     text = inspect(compiled(kernel, constants, architecture), ["--dump-resource-usage"])
     registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", text).groups()
-    return {"registers": int(registers), "stack": int(stack)}
+    limit = kernels.register_limit(constants).get("maxnreg", 255) if kernel is SUMS else 255
+    return {"registers": int(registers), "limit": limit, "stack": int(stack)}
 
 
-def main(architectures):
+def main(which, architectures):
     found = [
         {"variant": name, "architecture": architecture, **build(*variant, architecture)}
         for architecture in architectures
         for name, variant in VARIANTS.items()
+        if which == "all" or name in USUAL
     ]
     print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main([int(argument) for argument in sys.argv[1:]])
+    main(sys.argv[1], [int(argument) for argument in sys.argv[2:]])

@@ -631,7 +631,7 @@ def _alignment_solve_kernel(
 
 def _parts(programs: int, pixels: int) -> tuple[int, int]:
     """Cut a template: into how many parts of how many pixels, so that a GPU is busy with them."""
-    wanted = max(1, PROGRAMS // programs)
+    wanted = max(1, PROGRAMS // max(programs, 1))
     splits = min(wanted, triton.cdiv(pixels, 4 * BLOCK))
     splits = max(splits, triton.cdiv(pixels, LONGEST * BLOCK))
     part = triton.cdiv(triton.cdiv(pixels, splits), BLOCK) * BLOCK
