@@ -60,6 +60,11 @@ class Case:
         items: How many items one call handles; times are reported per call and per item.
         image_bytes: Size of one image in bytes; peak memory is then also reported in images.
         target: What the project wants to reach here, in words, printed below the table.
+        once: An experiment, whose result is its metrics: every candidate runs once, its time is
+            that of this one call and its memory is not measured. The metrics are taken when all
+            candidates have run, so that one may depend on what another found.
+        setup: What an experiment needs before its candidates run; not timed.
+        skipped: Why this case cannot run here; it then needs no candidates.
     """
 
     name: str
@@ -69,6 +74,9 @@ class Case:
     items: int = 1
     image_bytes: int | None = None
     target: str | None = None
+    once: bool = False
+    setup: Callable[[], Any] | None = None
+    skipped: str | None = None
 
 
 def main(
@@ -94,6 +102,10 @@ def main(
     peaks = resident_peaks(chosen) if device.type == "cpu" and not options.quick else {}
     results = []
     for case in chosen():
+        if case.skipped:
+            print(f"\n{case.name}\n  skipped: {case.skipped}", flush=True)
+            results.append({"case": case.name, "skipped": case.skipped})
+            continue
         rows = measure_case(case, device, 0.0 if options.quick else options.seconds, peaks)
         print(table(case, rows), flush=True)
         results.append({"case": case.name, "baseline": case.baseline, "rows": rows})
@@ -119,6 +131,8 @@ def measure_case(
     """
     if case.baseline not in case.candidates:
         raise ValueError(f"baseline {case.baseline!r} is not a candidate of {case.name!r}")
+    if case.once:
+        return run_once(case, device)
     rows: dict[str, dict[str, Any]] = {}
     estimates: dict[str, float] = {}
     for label, candidate in case.candidates.items():
@@ -138,18 +152,46 @@ def measure_case(
             if turn < repeats[label]:
                 samples[label].append(once(candidate, device))
     for label, times in samples.items():
-        quartiles = statistics.quantiles(times, n=4) if len(times) > 1 else [times[0]] * 3
-        rows[label]["milliseconds"] = {
-            "median": 1e3 * statistics.median(times),
-            "lower_quartile": 1e3 * quartiles[0],
-            "upper_quartile": 1e3 * quartiles[2],
-            "repeats": len(times),
-        }
+        rows[label]["milliseconds"] = spread(times)
+    return relative(case, rows)
+
+
+def run_once(case: Case, device: torch.device) -> list[dict[str, Any]]:
+    """Run every candidate of an experiment once, then take the metrics."""
+    if case.setup:
+        case.setup()
+    outputs: dict[str, Any] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    for label, candidate in case.candidates.items():
+
+        def keep(label: str = label, candidate: Callable[[], Any] = candidate) -> None:
+            outputs[label] = candidate()
+
+        rows[label] = {"label": label, "peak_bytes": None}
+        rows[label]["milliseconds"] = spread([once(keep, device)])
+    for label, row in rows.items():
+        row["metrics"] = {name: float(f(outputs[label])) for name, f in case.metrics.items()}
+    return relative(case, rows)
+
+
+def spread(times: list[float]) -> dict[str, float]:
+    """Sum up the seconds of some calls, in milliseconds."""
+    quartiles = statistics.quantiles(times, n=4) if len(times) > 1 else [times[0]] * 3
+    return {
+        "median": 1e3 * statistics.median(times),
+        "lower_quartile": 1e3 * quartiles[0],
+        "upper_quartile": 1e3 * quartiles[2],
+        "repeats": len(times),
+    }
+
+
+def relative(case: Case, rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add what the rows are in terms of the baseline, the items and the images."""
     reference = rows[case.baseline]["milliseconds"]["median"]
     for row in rows.values():
         row["ratio"] = row["milliseconds"]["median"] / reference
         row["milliseconds_per_item"] = row["milliseconds"]["median"] / case.items
-        if case.image_bytes:
+        if case.image_bytes and row["peak_bytes"] is not None:
             row["peak_images"] = row["peak_bytes"] / case.image_bytes
     return list(rows.values())
 
@@ -205,6 +247,8 @@ def resident_peaks(cases: Callable[[], Iterable[Case]]) -> dict[str, int]:
         peaks = {}
         for case in cases():
             for label, candidate in case.candidates.items():
+                if case.once:
+                    continue
                 candidate()  # compilation, caches, lazy imports
                 candidate()  # small blocks find their place in the heap
                 gc.collect()
@@ -238,9 +282,9 @@ def table(case: Case, rows: list[dict[str, Any]]) -> str:
     lines.append(head + "".join(f"{name:>16}" for name in names))
     for row in rows:
         t = row["milliseconds"]
-        spread = f"{t['lower_quartile']:.4g} - {t['upper_quartile']:.4g}"
-        line = f"  {row['label']:34}{t['median']:>11.4g}{spread:>20}{row['ratio']:>8.3f}"
-        line += f"{row['peak_bytes'] / 2**20:>10.1f}"
+        quartiles = f"{t['lower_quartile']:.4g} - {t['upper_quartile']:.4g}"
+        line = f"  {row['label']:34}{t['median']:>11.4g}{quartiles:>20}{row['ratio']:>8.3f}"
+        line += f"{'-':>10}" if case.once else f"{row['peak_bytes'] / 2**20:>10.1f}"
         line += f"{row['peak_images']:>8.1f}" if case.image_bytes else ""
         lines.append(line + "".join(f"{row['metrics'][name]:>16.5g}" for name in names))
     if case.target:

@@ -21,6 +21,9 @@ def tables(path: Path) -> str:
         f"{record['date']}, commit {record['commit']}; {versions}.",
     ]
     for result in record["results"]:
+        if "skipped" in result:
+            lines += ["", f"**{result['case']}**", "", f"Skipped: {result['skipped']}."]
+            continue
         metrics = list(result["rows"][0]["metrics"])
         in_images = "peak_images" in result["rows"][0]
         lines += ["", f"**{result['case']}**", ""]
@@ -29,7 +32,8 @@ def tables(path: Path) -> str:
         lines.append("| --- " * (len(head) + len(metrics)) + "|")
         for row in result["rows"]:
             t = row["milliseconds"]
-            memory = f"{row['peak_bytes'] / 2**20:.1f} MiB"
+            measured = row["peak_bytes"] is not None
+            memory = f"{row['peak_bytes'] / 2**20:.1f} MiB" if measured else "-"
             memory += f" = {row['peak_images']:.1f} images" if in_images else ""
             cells = [
                 row["label"],

@@ -73,6 +73,33 @@ def test_a_quick_or_filtered_run_stores_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_experiment_runs_once_and_its_metrics_see_all_candidates(tmp_path, capsys, monkeypatch):
+    calls = ["what was there"]
+
+    def experiment(device):
+        candidates = {
+            name: lambda name=name: calls.append(name) or len(name) for name in ("a", "bc")
+        }
+        metrics = {"share": lambda output: output / sum(map(len, calls))}
+        setup = calls.clear  # before the candidates
+        yield harness.Case("lengths", candidates, "a", metrics, once=True, setup=setup)
+        yield harness.Case("far away", {}, "", skipped="no road leads there")
+
+    harness.main("stats", experiment, ["--device", "cpu", "--out", str(tmp_path)])
+    assert calls == ["a", "bc"]
+    (path,) = tmp_path.glob("*/stats.json")
+    first, second = json.loads(path.read_text())["results"]
+    assert [row["metrics"]["share"] for row in first["rows"]] == pytest.approx([1 / 3, 2 / 3])
+    assert [row["milliseconds"]["repeats"] for row in first["rows"]] == [1, 1]
+    assert second == {"case": "far away", "skipped": "no road leads there"}
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["report.py", "stats"])
+    report.main()
+    printed = capsys.readouterr().out
+    assert "Skipped: no road leads there." in printed
+    assert "| bc |" in printed
+
+
 def test_a_case_without_its_baseline_is_refused():
     case = harness.Case(name="x", candidates={"a": lambda: None}, baseline="b")
     with pytest.raises(ValueError, match="baseline 'b' is not a candidate of 'x'"):

@@ -262,25 +262,28 @@ def _store(
 
 
 @triton.jit
-def _loss(squared, ROBUST: tl.constexpr):
-    """Return rho(r) of r^2, residuals in standard deviations."""
-    if ROBUST == "huber":
-        # In the dtype of the numbers: a bare constant would be rounded to float32.
-        limit = tl.full(squared.shape, HUBER * HUBER, squared.dtype)
-        r = tl.sqrt(tl.maximum(squared, limit))
-        return tl.where(squared < limit, squared * 0.5, HUBER * r - limit * 0.5)
-    inside = 1.0 - tl.minimum(squared / (TUKEY * TUKEY), 1.0)
-    return TUKEY * TUKEY / 6 * (1.0 - inside * inside * inside)
+def _loss(squared, far, ROBUST: tl.constexpr):
+    """Return rho(r) of r^2, residuals in standard deviations; far off Huber's of Tukey's."""
+    # In the dtype of the numbers: a bare constant would be rounded to float32.
+    limit = tl.full(squared.shape, HUBER * HUBER, squared.dtype)
+    r = tl.sqrt(tl.maximum(squared, limit))
+    loss = tl.where(squared < limit, squared * 0.5, HUBER * r - limit * 0.5)
+    if ROBUST == "tukey":
+        inside = 1.0 - tl.minimum(squared / (TUKEY * TUKEY), 1.0)
+        own = TUKEY * TUKEY / 6 * (1.0 - inside * inside * inside)
+        loss = tl.where(far, loss, own)
+    return loss
 
 
 @triton.jit
-def _weight(squared, ROBUST: tl.constexpr):
+def _weight(squared, far, ROBUST: tl.constexpr):
     """Return rho'(r) / r of r^2."""
-    if ROBUST == "huber":
-        limit = tl.full(squared.shape, HUBER * HUBER, squared.dtype)
-        return HUBER / tl.sqrt(tl.maximum(squared, limit))
-    inside = 1.0 - tl.minimum(squared / (TUKEY * TUKEY), 1.0)
-    return inside * inside
+    limit = tl.full(squared.shape, HUBER * HUBER, squared.dtype)
+    weight = HUBER / tl.sqrt(tl.maximum(squared, limit))
+    if ROBUST == "tukey":
+        inside = 1.0 - tl.minimum(squared / (TUKEY * TUKEY), 1.0)
+        weight = tl.where(far, weight, inside * inside)
+    return weight
 
 
 @triton.jit
@@ -365,8 +368,9 @@ def _alignment_sums_kernel(
     """Sum up for the Gauss-Newton system: H (P, P), b (P), and what the objective adds.
 
     OBJECTIVE "ssd": sum of squares, number of pixels. "huber", "tukey": the loss at the two scales
-    of ``extra``. "ecc": a second vector, the sums of the gradient (P), the unexplained power;
-    ``extra`` holds a channel's two means, the contrast's root and the gain.
+    of ``extra``, each followed by whether Tukey's function waits there. "ecc": a second vector, the
+    sums of the gradient (P), the unexplained power; ``extra`` holds a channel's two means, the
+    contrast's root and the gain.
 
     SKIP: where every pixel of the template is seen, H is the one of ``known``. Then one program
     owns all pixels of a channel, and looks a second time only where some are missing.
@@ -401,8 +405,11 @@ def _alignment_sums_kernel(
         gain = tl.load(extra_ptr + 3).to(ACC)
     ROBUST: tl.constexpr = OBJECTIVE == "huber" or OBJECTIVE == "tukey"
     if ROBUST:
-        scale = tl.load(extra_ptr + sample * 2).to(ACC)
-        trial_scale = tl.load(extra_ptr + sample * 2 + 1).to(ACC)
+        extra_ptr += sample * 4
+        scale = tl.load(extra_ptr).to(ACC)
+        far = tl.load(extra_ptr + 1) != 0
+        trial_scale = tl.load(extra_ptr + 2).to(ACC)
+        trial_far = tl.load(extra_ptr + 3) != 0
         residual_ptr += sample * channels * plane
 
     outer = _zeros(0 if SKIP else _row(P, P), BLOCK, ACC)
@@ -431,11 +438,11 @@ def _alignment_sums_kernel(
             gy = tl.where(seen, gy, 0.0)
         descent = _steepest_descent(gx, gy, x, y, MOTION)
         if ROBUST:
-            weight = _weight(squared / (scale * scale), OBJECTIVE)
+            weight = _weight(squared / (scale * scale), far, OBJECTIVE)
             weight = tl.where(seen, weight, 0.0)
-            loss = _loss(squared / (scale * scale), OBJECTIVE)
+            loss = _loss(squared / (scale * scale), far, OBJECTIVE)
             squares += tl.where(seen, loss, 0.0)
-            loss = _loss(squared / (trial_scale * trial_scale), OBJECTIVE)
+            loss = _loss(squared / (trial_scale * trial_scale), trial_far, OBJECTIVE)
             trial += tl.where(seen, loss, 0.0)
             outer = _add_outer(outer, descent, weight, P, 0, P)
             vector = _add_vector(vector, descent, weight * tl.where(seen, residual, 0.0), P)
@@ -707,7 +714,7 @@ def launch_sums(
         matrix: (B, 3, 3), float64, from normalised coordinates to image pixels.
         number: (1 or B), of template pixels that count.
         known: (1 or B, P, P), H of the template with all of them.
-        extra: (B, 2) the scales of a robust function, (B, C, 4) for "ecc", float64.
+        extra: (B, 4) the scales of a robust function, (B, C, 4) for "ecc", float64.
         residual: (B, C, h, w) for a robust function, NaN where a pixel does not count.
         motion: One of the five.
         algorithm: One of the four.

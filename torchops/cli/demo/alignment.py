@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 import torchops
+from torchops.cli.align.overlay import red_cyan
 from torchops.cli.demo.blocks import Block, Gallery, Picture, Section, Table, Text, code
-from torchops.cli.demo.drawing import outline, red_cyan
+from torchops.cli.demo.drawing import outline
 from torchops.cli.demo.plots import curves
 from torchops.cli.demo.sheet import Sheet
 
