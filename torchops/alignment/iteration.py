@@ -92,6 +92,7 @@ def _begin(problem: Problem, initial: Tensor | None) -> State:
         template.basis.scale,
         noise_floor(template),
         torch.finfo(template.values.dtype).eps,
+        fused=problem.fused,
     )[1]
     status = torch.where(seen & singular, int(AlignmentStatus.SINGULAR), status)
     return State(
@@ -114,29 +115,24 @@ def _clear(problem: Problem, points: Tensor, proper: Tensor) -> bool:
 
     A template whose corners lie inside the image, before the horizon, lies inside with all it has.
     """
-    if not problem.whole_image:
+    if problem.fused or not problem.whole_image:
         return False
     height, width = problem.image.shape[-2:]
     last = torch.tensor([width - 1.0, height - 1.0], dtype=points.dtype)[:, None]
     return bool(((points >= 0) & (points <= last)).all() & proper.all())
 
 
-def _damped(problem: Problem, state: State) -> Tensor:
-    if problem.method.solver == "gauss_newton":
-        return state.sums.matrix
-    diagonal = torch.diag_embed(state.sums.matrix.diagonal(dim1=-2, dim2=-1))
-    return state.sums.matrix + state.damping[:, None, None] * diagonal
-
-
 def _advance(problem: Problem, state: State, tol: float) -> State:
     template, running = problem.template, state.running
     damps = problem.method.solver == "levenberg_marquardt"
     step, singular = solve_system(
-        _damped(problem, state),
+        state.sums.matrix,
         state.sums.vector,
         template.basis.scale,
         noise_floor(template),
         torch.finfo(template.values.dtype).eps,
+        damping=state.damping if damps else None,
+        fused=problem.fused,
     )
     candidate = updated(problem, state.increment, step)
     points, proper = corners(problem, candidate.detach())
