@@ -8,8 +8,9 @@ from torchops._common.precision import compute_dtype, no_autocast
 from torchops.alignment.arguments import Pair, check_pair
 from torchops.alignment.implicit import batch_jacobian
 from torchops.alignment.motion import PARAMETERS, build_matrix, check_motion, read_parameters
-from torchops.alignment.objective import evaluate, noise_floor
+from torchops.alignment.objective import evaluate
 from torchops.alignment.steps import Method, scaled_to_one
+from torchops.alignment.sums import noise_floor
 from torchops.alignment.system import solve_system
 from torchops.alignment.template import Grid
 

@@ -1,144 +1,114 @@
-"""The sums and systems of an alignment by Triton kernels: the registered ops.
-
-The ops carry no autograd formula and run wherever their kernels run: the iterations need no
-gradient. What a template or an image has once for the whole batch keeps its batch dimension of 1.
-"""
-
-from typing import Any
+"""One look at the images by the kernels: what objective.py sums with plain PyTorch."""
 
 import torch
 from torch import Tensor
 
-_library = torch.library.Library("torchops", "FRAGMENT")
-_library.define(
-    "alignment_sums(Tensor template, Tensor counts, Tensor gradient, Tensor image, Tensor matrix, "
-    "Tensor number, Tensor known, Tensor? extra, Tensor? residual, str motion, str algorithm, "
-    "str objective) -> Tensor"
-)
-_library.define(
-    "alignment_residual(Tensor template, Tensor counts, Tensor image, Tensor matrix) -> Tensor"
-)
-_library.define(
-    "alignment_moments(Tensor template, Tensor counts, Tensor image, Tensor matrix) -> Tensor"
-)
-_library.define(
-    "alignment_solve(Tensor matrix, Tensor vector, Tensor? damping, Tensor scale, Tensor floor, "
-    "float eps) -> (Tensor, Tensor)"
+from torchops.alignment.steps import Problem
+from torchops.alignment.sums import (
+    Powers,
+    Sums,
+    far_off,
+    robust_scale,
+    rounding_power,
+    sum_of_squares,
+    weigh_alike,
+    weigh_by_gain,
+    weigh_robustly,
 )
 
 
-@torch.library.impl(_library, "alignment_sums", "CompositeExplicitAutograd")
-def _sums(
-    template: Tensor,
-    counts: Tensor,
-    gradient: Tensor,
-    image: Tensor,
+def evaluate_fused(problem: Problem, increment: Tensor, begin: bool, before: Sums | None) -> Sums:
+    """Look through ``start @ increment`` and sum up; see objective.evaluate."""
+    matrix = problem.start @ increment
+    if problem.method.objective == "ecc":
+        return _correlation_fused(problem, matrix)
+    if problem.method.robust is not None:
+        return _robust_fused(problem, matrix, begin, before)
+    sums = _look_fused(problem, matrix, "ssd")
+    number = sums[:, 0, -1]
+    hessian, (vector,), squares = _unpack(problem, sums.sum(1), 1)
+    return weigh_alike(problem.template, hessian, vector, squares[:, 0], number)
+
+
+def _look_fused(
+    problem: Problem,
     matrix: Tensor,
-    number: Tensor,
-    known: Tensor,
-    extra: Tensor | None,
-    residual: Tensor | None,
-    motion: str,
-    algorithm: str,
     objective: str,
+    extra: Tensor | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
-    from torchops.alignment.kernels import launch_sums
-
-    images = (template, counts, gradient, image)
-    with torch.cuda.device_of(image):  # Triton launches on the current device
-        return launch_sums(
-            *images, matrix, number, known, extra, residual, motion, algorithm, objective
-        )
-
-
-@torch.library.impl(_library, "alignment_residual", "CompositeExplicitAutograd")
-def _residual(template: Tensor, counts: Tensor, image: Tensor, matrix: Tensor) -> Tensor:
-    from torchops.alignment.kernels import launch_residual
-
-    with torch.cuda.device_of(image):
-        return launch_residual(template, counts, image, matrix)
-
-
-@torch.library.impl(_library, "alignment_moments", "CompositeExplicitAutograd")
-def _moments(template: Tensor, counts: Tensor, image: Tensor, matrix: Tensor) -> Tensor:
-    from torchops.alignment.kernels import launch_moments
-
-    with torch.cuda.device_of(image):
-        return launch_moments(template, counts, image, matrix)
+    template, method = problem.template, problem.method
+    return torch.ops.torchops.alignment_sums(
+        template.values,
+        template.counts,
+        template.gradient,
+        problem.image,
+        matrix,
+        template.number,
+        template.matrix,
+        extra,
+        residual,
+        method.motion,
+        method.algorithm,
+        objective,
+    )
 
 
-@torch.library.impl(_library, "alignment_solve", "CompositeExplicitAutograd")
-def _solve(
-    matrix: Tensor, vector: Tensor, damping: Tensor | None, scale: Tensor, floor: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
-    from torchops.alignment.kernels import launch_solve
-
-    with torch.cuda.device_of(matrix):
-        return launch_solve(matrix, vector, damping, scale, floor, eps)
-
-
-@torch.library.register_fake("torchops::alignment_sums", lib=_library)
-def _sums_fake(
-    template: Tensor,
-    counts: Tensor,
-    gradient: Tensor,
-    image: Tensor,
-    matrix: Tensor,
-    number: Tensor,
-    known: Tensor,
-    extra: Tensor | None,
-    residual: Tensor | None,
-    motion: str,
-    algorithm: str,
-    objective: str,
-) -> Tensor:
-    count = known.shape[-1]
-    length = count * count + (3 * count + 1 if objective == "ecc" else count + 2)
-    return matrix.new_empty(matrix.shape[0], template.shape[1], length)
+def _unpack(
+    problem: Problem, sums: Tensor, vectors: int
+) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+    """Split sums (B, K) into H, some vectors (P) and the numbers that follow."""
+    count = problem.template.basis.scale.numel()
+    lengths = [count * count] + [count] * vectors
+    hessian, *rest = sums.split([*lengths, sums.shape[-1] - sum(lengths)], -1)
+    return hessian.unflatten(-1, (count, count)), tuple(rest[:-1]), rest[-1]
 
 
-@torch.library.register_fake("torchops::alignment_residual", lib=_library)
-def _residual_fake(template: Tensor, counts: Tensor, image: Tensor, matrix: Tensor) -> Tensor:
-    return template.new_empty(matrix.shape[0], *template.shape[1:])
+def _robust_fused(problem: Problem, matrix: Tensor, begin: bool, before: Sums | None) -> Sums:
+    template, kind = problem.template, problem.method.robust
+    assert kind is not None
+    residual = torch.ops.torchops.alignment_residual(
+        template.values, template.counts, problem.image, matrix
+    )
+    counts = ~residual[:, :1].isnan()
+    scale = robust_scale(template, residual.abs(), counts)
+    far = far_off(scale, kind, begin, before)
+    last = (scale, far) if before is None else (before.scale, before.far)
+    scales = torch.stack([scale, far.double(), last[0], last[1].double()], -1)
+    sums = _look_fused(problem, matrix, kind, scales, residual)
+    hessian, (vector,), _ = _unpack(problem, sums.sum(1), 1)
+    loss, trial = sums[:, 0, -2:].unbind(-1)  # of a pixel, not of its channels
+    squares = sum_of_squares(torch.where(counts, residual, 0))
+    number = counts.sum((-3, -2, -1))
+    return weigh_robustly(template, hessian, vector, squares, number, loss, trial, scale, far)
 
 
-@torch.library.register_fake("torchops::alignment_moments", lib=_library)
-def _moments_fake(template: Tensor, counts: Tensor, image: Tensor, matrix: Tensor) -> Tensor:
-    return matrix.new_empty(matrix.shape[0], template.shape[1], 8)
-
-
-@torch.library.register_fake("torchops::alignment_solve", lib=_library)
-def _solve_fake(matrix: Tensor, vector: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return vector.new_empty(vector.shape), vector.new_empty(vector.shape[:1], dtype=torch.bool)
-
-
-def _register_vmap(name: str, per_sample: int, shared: tuple[int, ...] = ()) -> None:
-    """Let the op's own batch dimension take the dimension that vmap adds.
-
-    Argument ``per_sample`` has the whole batch; the arguments in ``shared`` have none.
-    """
-
-    @torch.library.register_vmap(f"torchops::{name}", lib=_library)
-    def rule(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
-        size = info.batch_size
-        batch = arguments[per_sample].movedim(in_dims[per_sample] or 0, 0)
-        batch = batch.shape[0 if in_dims[per_sample] is None else 1]
-        folded = []
-        for index, (argument, dim) in enumerate(zip(arguments, in_dims, strict=True)):
-            if isinstance(argument, Tensor) and index not in shared:
-                argument = argument[None] if dim is None else argument.movedim(dim, 0)
-                # One for all stays one; one for the inner batch is repeated for each of it.
-                if dim is not None or index == per_sample or argument.shape[1] > 1:
-                    argument = argument.expand(size, batch, *argument.shape[2:])
-                argument = argument.flatten(0, 1)
-            folded.append(argument)
-        outputs = getattr(torch.ops.torchops, name)(*folded)
-        if isinstance(outputs, Tensor):
-            return outputs.unflatten(0, (size, batch)), 0
-        return tuple(o.unflatten(0, (size, batch)) for o in outputs), (0,) * len(outputs)
-
-
-_register_vmap("alignment_sums", 4)
-_register_vmap("alignment_residual", 3)
-_register_vmap("alignment_moments", 3)
-_register_vmap("alignment_solve", 1, shared=(3,))
+def _correlation_fused(problem: Problem, matrix: Tensor) -> Sums:
+    template = problem.template
+    inverse = problem.method.algorithm == "inverse_compositional"
+    moments = torch.ops.torchops.alignment_moments(
+        template.values, template.counts, problem.image, matrix
+    )
+    number = moments[:, 0, 0]
+    count = number.clamp(min=1)[:, None]
+    r, w, rr, ww, rw, base_r, base_w = moments.unbind(-1)[1:]
+    power_r, power_w, common = (
+        (product - one * other / count).sum(-1)
+        for product, one, other in ((rr, r, r), (ww, w, w), (rw, r, w))
+    )
+    means = torch.stack([base_r + r / count, base_w + w / count], -1)
+    least = rounding_power(means, number[:, None], template.values.dtype)
+    textured = (power_r > least[:, 0]) & (power_w > least[:, 1])
+    power = torch.where(textured, power_w if inverse else power_r, 1)
+    gain = torch.where(textured, common, 0) / power
+    # By rounding, less than nothing may be left of a constant.
+    powers = Powers(power_r.clamp(min=0), power_w.clamp(min=0), textured, gain, gain)
+    of_sample = torch.stack([powers.contrast.sqrt(), gain], -1)[:, None].expand(-1, r.shape[1], -1)
+    sums = _look_fused(problem, matrix, "ecc", torch.cat([means, of_sample], -1))
+    hessian, (to_fixed, to_rest, _), unexplained = _unpack(problem, sums.sum(1), 3)
+    _, (_, _, gradients), _ = _unpack(problem, sums.flatten(0, 1), 3)
+    gradients = gradients.unflatten(0, sums.shape[:2])
+    hessian = hessian - gradients.mT @ gradients / count[..., None]
+    hessian = torch.where(textured[:, None, None], hessian, 0)
+    powers = powers._replace(unexplained=unexplained[:, 0])
+    return weigh_by_gain(problem, hessian, to_fixed, to_rest, powers, number)

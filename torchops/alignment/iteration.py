@@ -7,8 +7,9 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from torchops.alignment.objective import Sums, evaluate, noise_floor, slack
+from torchops.alignment.objective import evaluate
 from torchops.alignment.steps import Problem, corners, updated
+from torchops.alignment.sums import Sums, noise_floor, slack
 from torchops.alignment.system import solve_system
 
 CACHED_VALUES = 1 << 19

@@ -52,15 +52,15 @@ def _read_warp(
     u - u0 = ((a - u0 g) x + (b - u0 h) y + (c - u0 i)) / (g x + h y + i). A first-order entry is
     split in two, because its rounding would move all pixels alike.
     """
-    longest = tl.maximum(tl.maximum(height, width) - 1, 1).to(tl.float64)
-    a = tl.load(matrix_ptr) * 2.0 / longest
-    b = tl.load(matrix_ptr + 1) * 2.0 / longest
+    pixel = 2.0 / tl.maximum(tl.maximum(height, width) - 1, 1).to(tl.float64)
+    a = tl.load(matrix_ptr) * pixel
+    b = tl.load(matrix_ptr + 1) * pixel
     c = tl.load(matrix_ptr + 2)
-    d = tl.load(matrix_ptr + 3) * 2.0 / longest
-    e = tl.load(matrix_ptr + 4) * 2.0 / longest
+    d = tl.load(matrix_ptr + 3) * pixel
+    e = tl.load(matrix_ptr + 4) * pixel
     f = tl.load(matrix_ptr + 5)
-    g = tl.load(matrix_ptr + 6) * 2.0 / longest
-    h = tl.load(matrix_ptr + 7) * 2.0 / longest
+    g = tl.load(matrix_ptr + 6) * pixel
+    h = tl.load(matrix_ptr + 7) * pixel
     i = tl.load(matrix_ptr + 8)
     size = tl.abs(i)
     size = 1.0 / tl.where(size > 0, size, 1.0)
@@ -228,14 +228,10 @@ def _eight(sums, first, COUNT: tl.constexpr):
 
 
 @triton.jit
-def _store(
-    sums_ptr, sums, known_ptr, known, KNOWN: tl.constexpr, P: tl.constexpr, FIRST: tl.constexpr,
-    COUNT: tl.constexpr,
-):  # fmt: skip
+def _store(sums_ptr, sums, P: tl.constexpr, FIRST: tl.constexpr, COUNT: tl.constexpr):
     """Write sums over the lanes, eight at a time: a symmetric (P, P) matrix and what follows.
 
-    The matrix comes as its upper triangle; FIRST is how many sums went before. If KNOWN, add a
-    matrix that is known already where ``known``.
+    The matrix comes as its upper triangle; FIRST is how many sums went before.
     """
     for block in tl.static_range(0, COUNT, 8):
         a, b, c, d, e, f, g, h = _eight(sums, block, COUNT)
@@ -252,8 +248,6 @@ def _store(
                 row += (k >= _row(i, P)).to(tl.int32)
             column = k - (row * P - row * (row - 1) // 2) + row
             within = ours & (k < _row(P, P))
-            if KNOWN:
-                total += tl.load(known_ptr + row * P + column, mask=within & known, other=0.0)
             tl.store(sums_ptr + row * P + column, total, mask=within)
             tl.store(sums_ptr + column * P + row, total, mask=within & (row != column))
         if FIRST + block + 8 > _row(P, P):
@@ -338,13 +332,13 @@ def _look(
 
 @triton.constexpr_function
 def _rounds(count):
-    return 1 if count <= 4 else 2 if count == 6 else 3
+    return 1 if count <= 4 else 2 if count == 6 else 4
 
 
 @triton.constexpr_function
 def _border(n, count):
-    """Return the first row of H that round ``n`` sums up: rounds of at most 15 sums."""
-    return ((0, 2, 4, 8) if count == 8 else (0, 2, 6) if count == 6 else (0, count))[n]
+    """Return the first row of H that round ``n`` sums up: rounds of at most 11 sums."""
+    return ((0, 1, 2, 4, 8) if count == 8 else (0, 2, 6) if count == 6 else (0, count))[n]
 
 
 @triton.jit
@@ -353,6 +347,38 @@ def _next(column, line, width, BLOCK: tl.constexpr):
     line += BLOCK // width
     wraps = column >= width
     return tl.where(wraps, column - width, column), line + wraps.to(tl.int32)
+
+
+@triton.jit
+def _look_again(
+    template_ptr, counts_ptr, gradient_ptr, image_ptr, sums_ptr, warp, first, last,
+    channels, height, width, image_height, image_width,
+    MOTION: tl.constexpr, ALGORITHM: tl.constexpr, P: tl.constexpr, ACC: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Sum up H over the pixels that count.
+
+    A few rows of H at a time: all of them would take the registers that the first look needs to
+    wait for the memory with many threads.
+    """
+    for n in tl.static_range(_rounds(P)):
+        outer = _zeros(_row(_border(n + 1, P), P) - _row(_border(n, P), P), BLOCK, ACC)
+        at = first + tl.arange(0, BLOCK)
+        column = at % width
+        line = at // width
+        for _ in range(tl.cdiv(last - first, BLOCK)):
+            _, _, gx, gy, x, y, _ = _look(
+                template_ptr, counts_ptr, gradient_ptr, image_ptr, warp, column, line, at < last,
+                1.0, channels, height, width, image_height, image_width, ALGORITHM, ACC,
+            )  # fmt: skip
+            descent = _steepest_descent(gx, gy, x, y, MOTION)
+            outer = _add_outer(outer, descent, 1.0, P, _border(n, P), _border(n + 1, P))
+            at += BLOCK
+            column, line = _next(column, line, width, BLOCK)
+        _store(
+            sums_ptr, outer, P, _row(_border(n, P), P),
+            _row(_border(n + 1, P), P) - _row(_border(n, P), P),
+        )  # fmt: skip
 
 
 @triton.jit
@@ -477,35 +503,24 @@ def _alignment_sums_kernel(
         sums = sums + (squares, number)
     sums_ptr += tl.cast(program, tl.int64) * SIZE
     if SKIP:
-        _store(sums_ptr, sums, known_ptr, False, False, P, _row(P, P), SIZE - P * P)
-        missing = tl.sum(number) != tl.load(number_ptr + own_template)
-        trips = tl.where(missing, trips, 0)
-        known = (channel == 0) & (missing == 0)
-        known_ptr += own_template * (P * P)
-        # A few rows of H at a time: all of them would take the registers that the first look needs
-        # to wait for the memory with many threads.
-        for n in tl.static_range(_rounds(P)):
-            outer = _zeros(_row(_border(n + 1, P), P) - _row(_border(n, P), P), BLOCK, ACC)
-            at = first + tl.arange(0, BLOCK)
-            column = at % width
-            line = at // width
-            for _ in range(trips):
-                live = at < last
-                _, _, gx, gy, x, y, _ = _look(
-                    template_ptr, counts_ptr, gradient_ptr, image_ptr, warp, column, line, live,
-                    1.0, channels, height, width, image_height, image_width, ALGORITHM, ACC,
-                )  # fmt: skip
-                descent = _steepest_descent(gx, gy, x, y, MOTION)
-                outer = _add_outer(outer, descent, 1.0, P, _border(n, P), _border(n + 1, P))
-                at += BLOCK
-                column, line = _next(column, line, width, BLOCK)
-            _store(
-                sums_ptr, outer, known_ptr, known, True, P, _row(_border(n, P), P),
-                _row(_border(n + 1, P), P) - _row(_border(n, P), P),
+        _store(sums_ptr, sums, P, _row(P, P), SIZE - P * P)
+        if tl.sum(number) == tl.load(number_ptr + own_template):
+            entry = tl.arange(0, 64)
+            known = tl.load(
+                known_ptr + own_template * (P * P) + entry,
+                mask=(entry < P * P) & (channel == 0),
+                other=0.0,
+            )
+            tl.store(sums_ptr + entry, known, mask=entry < P * P)
+        else:
+            _look_again(
+                template_ptr, counts_ptr, gradient_ptr, image_ptr, sums_ptr, warp, first, last,
+                channels, height, width, image_height, image_width, MOTION, ALGORITHM, P, ACC,
+                BLOCK,
             )  # fmt: skip
     else:
         COUNT: tl.constexpr = SIZE - P * P + _row(P, P)
-        _store(sums_ptr, outer + sums, known_ptr, False, False, P, 0, COUNT)
+        _store(sums_ptr, outer + sums, P, 0, COUNT)
 
 
 @triton.jit
@@ -569,7 +584,7 @@ def _alignment_values_kernel(
         column, line = _next(column, line, width, BLOCK)
     if MOMENTS:
         sums_ptr += tl.cast(program, tl.int64) * 8
-        _store(sums_ptr, sums, sums_ptr, False, False, 0, 0, 8)
+        _store(sums_ptr, sums, 0, 0, 8)
 
 
 @triton.jit

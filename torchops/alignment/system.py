@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchops.alignment import fused as _fused  # noqa: F401  registers the ops
+from torchops.alignment import ops as _ops  # noqa: F401  registers them
 
 # (factor, exponent of x, exponent of y)
 _ZERO, _ONE, _X, _Y = (0, 0, 0), (1, 0, 0), (1, 1, 0), (1, 0, 1)
