@@ -54,7 +54,7 @@ def pair(motion, *batch, channels=1, seed=0, dtype=torch.float64):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_baker_and_matthews_trials_at_sigma_4(camera, dtype):
-    template, true, start = trials(camera, 4)
+    template, _, true, start = trials(camera, 4)
     found = align(template.to(dtype), camera.to(dtype), initial=start, levels=1, iterations=50)
     good = corner_error(found.matrix, true) < 0.01
     assert good.sum() >= 97
@@ -129,7 +129,7 @@ def test_every_motion_is_found(motion, algorithm):
 
 
 def test_float32_images_reach_a_ten_thousandth_of_a_pixel(camera):
-    cut, true, start = trials(camera.float(), 2, 20)
+    cut, _, true, start = trials(camera.float(), 2, 20)
     found = align(cut, camera.float(), initial=start, tol=1e-5)
     assert found.matrix.dtype == found.error.dtype == torch.float32
     assert corner_error(found.matrix, true).max() < 1e-4
@@ -140,7 +140,7 @@ def test_float32_images_reach_a_ten_thousandth_of_a_pixel(camera):
 def test_frequency_of_convergence(camera, motion):
     needed = {2: (1.0, 1.0), 6: (0.85, 0.85), 10: (0.6, 0.8)}
     for sigma, fractions in needed.items():
-        cut, true, start = trials(camera, sigma, motion=motion)
+        cut, _, true, start = trials(camera, sigma, motion=motion)
         for algorithm, fraction in zip(("inverse_compositional", "esm"), fractions, strict=True):
             found = align(
                 cut,
@@ -158,13 +158,13 @@ def test_frequency_of_convergence(camera, motion):
 
 @algorithms
 def test_five_iterations_at_sigma_2(camera, algorithm):
-    cut, true, start = trials(camera, 2, 40)
+    cut, _, true, start = trials(camera, 2, 40)
     found = align(cut, camera, algorithm=algorithm, initial=start, levels=1, iterations=5)
     assert corner_error(found.matrix, true).mean() < 1e-3
 
 
 def test_the_algorithms_agree_without_noise(camera):
-    cut, true, start = trials(camera, 3, 10)
+    cut, _, true, start = trials(camera, 3, 10)
     for algorithm in ALGORITHMS:
         found = align(cut, camera, algorithm=algorithm, initial=start, levels=1, tol=1e-9)
         assert corner_error(found.matrix, true).max() < 1e-6
@@ -180,7 +180,7 @@ def test_the_hessian_of_inverse_compositional_is_summed_once(camera, monkeypatch
 
     monkeypatch.setattr(template, "gauss_newton_matrix", counted)
     monkeypatch.setattr(objective, "gauss_newton_matrix", counted)
-    cut, _, start = trials(camera, 2, 3)
+    cut, _, _, start = trials(camera, 2, 3)
     aligner = LucasKanadeAligner(cut, levels=1)
     assert len(calls) == 1
     assert aligner(camera, start).iterations.max() > 2
@@ -190,7 +190,7 @@ def test_the_hessian_of_inverse_compositional_is_summed_once(camera, monkeypatch
 
 def test_forward_additive_is_the_textbooks(camera):
     # One step with explicit steepest-descent images, in the same centred and scaled coordinates.
-    cut, _, start = trials(camera, 2, 1)
+    cut, _, _, start = trials(camera, 2, 1)
     cut, side, scale = cut[0], 100, 99 / 2
     grid = torch.linspace(-1, 1, side, dtype=torch.float64)
     points = torch.stack(torch.meshgrid(grid, grid, indexing="xy"), -1).reshape(-1, 2)
@@ -255,7 +255,7 @@ def test_the_result_stays_in_the_group_of_the_start(motion, algorithm):
 
 
 def test_converged_means_what_it_says(camera):
-    cut, _, start = trials(camera, 10, 60)
+    cut, _, _, start = trials(camera, 10, 60)
     found = align(cut, camera, initial=start, levels=1, iterations=12, tol=0.05)
     initial_error = align(
         cut, camera, initial=start, levels=1, iterations=1, tol=0, gradient="none"
@@ -283,7 +283,7 @@ def error_at(cut, image, matrix):
 
 
 def test_otherwise_the_iterate_of_least_error_comes_back(camera):
-    cut, _, start = trials(camera, 14, 40, seed=3)
+    cut, _, _, start = trials(camera, 14, 40, seed=3)
     found = align(cut, camera, initial=start, levels=1, iterations=10, tol=0)
     assert not found.converged.any()
     assert torch.isfinite(found.matrix).all()
@@ -302,7 +302,7 @@ def test_otherwise_the_iterate_of_least_error_comes_back(camera):
 
 
 def test_error_is_the_residual_of_the_pixels_that_count(camera):
-    cut, _, start = trials(camera, 2, 1)
+    cut, _, _, start = trials(camera, 2, 1)
     noisy = cut + 0.05 * torch.randn(cut.shape, dtype=cut.dtype)
     found = align(noisy, camera, initial=start, levels=1)
     assert found.converged
@@ -466,7 +466,7 @@ def test_tiny_templates_end_without_a_crash(size):
 @pytest.mark.parametrize("tol", [1e-3, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_a_batch_is_its_samples(camera, algorithm, tol):
     torch.manual_seed(1)
-    cut, _, start = trials(camera, 8, 16)  # more samples than one cached piece
+    cut, _, _, start = trials(camera, 8, 16)  # more samples than one cached piece
     cut[3] = 0.5
     start = start.repeat(16, 1, 1)
     start[5, 0, 2] += 900
@@ -509,7 +509,7 @@ def test_empty_batches(tol):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(camera, dtype, device):
-    cut, true, start = trials(camera, 2, 4)
+    cut, _, true, start = trials(camera, 2, 4)
     cut, image, start = cut.to(device, dtype), camera.to(device, dtype), start.to(device)
     found = align(cut, image, initial=start)
     assert found.matrix.dtype == torch.float32
@@ -522,7 +522,7 @@ def test_half_precision_is_computed_in_float32(camera, dtype, device):
 
 
 def test_the_range_of_the_values_does_not_matter(camera):
-    cut, _, start = trials(camera, 4, 5)
+    cut, _, _, start = trials(camera, 4, 5)
     expected = align(cut, camera, initial=start)
     for gain, bias in ((255.0, 0.0), (1e-4, 0.0), (-3.0, 7.0)):
         found = align(cut * gain + bias, camera * gain + bias, initial=start)

@@ -53,6 +53,62 @@ def test_function_transforms(algorithm, gradient):
     assert_close(rows, expected[0], 1e-9)
 
 
+EVERY = [
+    {"objective": "ecc", "algorithm": "esm"},
+    {"objective": "ecc", "algorithm": "inverse_compositional", "solver": "levenberg_marquardt"},
+    {"robust": "tukey", "algorithm": "esm", "solver": "levenberg_marquardt"},
+    {"robust": "huber", "algorithm": "inverse_compositional"},
+]
+every = pytest.mark.parametrize("options", EVERY, ids=lambda o: "-".join(o.values()))
+
+
+@every
+@pytest.mark.parametrize("gradient", ["implicit", "unroll"])
+def test_function_transforms_of_every_objective(options, gradient):
+    cut, image = batch()
+
+    def run(cut, image):
+        found = align(
+            cut,
+            image,
+            motion="affine",
+            initial=START,
+            levels=1,
+            iterations=2,
+            tol=0,
+            gradient=gradient,
+            **options,
+        )
+        return found.matrix
+
+    expected = run(cut, image)
+    assert_close(torch.func.vmap(run)(cut, image), expected, 1e-9)
+    leaf = cut.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(run(leaf, image)[..., 0, 2].sum(), leaf)
+
+    def loss(cut, image):
+        return run(cut, image)[..., 0, 2].sum()
+
+    assert_close(torch.func.vmap(torch.func.grad(loss))(cut, image), expected, 1e-8)
+
+
+@pytest.mark.unhooked
+@every
+def test_compile_of_every_objective(options):
+    torch._dynamo.reset()
+    cut, image = batch()
+
+    def run(cut, image):
+        found = align(
+            cut, image, motion="affine", initial=START, levels=1, iterations=2, tol=0, **options
+        )
+        return found.matrix, found.error
+
+    compiled = torch.compile(run, fullgraph=True, dynamic=False, backend="aot_eager")
+    for found, expected in zip(compiled(cut, image), run(cut, image), strict=True):
+        assert_close(found, expected, 1e-9)
+
+
 def test_levels_under_vmap():
     cut, image = batch()
 

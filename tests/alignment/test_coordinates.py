@@ -37,7 +37,7 @@ def test_condition_and_closed_form_of_the_hessian():
 def test_a_template_far_from_the_origin_in_float32(algorithm):
     image = gaussian_blur(photograph(), 1.0).float()
     far = torch.nn.functional.pad(image, (1000, 0, 1000, 0))
-    cut, true, start = trials(image, 3, 4)
+    cut, _, true, start = trials(image, 3, 4)
     moved = translation(1000, 1000)
     near = align(cut, image, algorithm=algorithm, initial=start, tol=1e-4)
     found = align(cut, far, algorithm=algorithm, initial=moved @ start, tol=1e-4)

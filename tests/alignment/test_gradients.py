@@ -71,6 +71,98 @@ def test_implicit_gradient_at_a_residual_that_is_not_zero(motion, algorithm):
     assert abs(found - expected) < 1e-5 * (numeric.abs() * weights.abs()).sum()
 
 
+OBJECTIVES = [
+    {"objective": "ecc", "algorithm": "inverse_compositional"},
+    {"objective": "ecc", "algorithm": "forward_additive"},
+    {"objective": "ecc", "algorithm": "forward_compositional"},
+    {"objective": "ecc", "algorithm": "esm"},
+    {"robust": "huber", "algorithm": "esm"},
+    {"robust": "huber", "algorithm": "inverse_compositional"},
+    {"robust": "tukey", "algorithm": "forward_additive"},
+    {"robust": "tukey", "algorithm": "forward_compositional"},
+]
+
+
+@pytest.mark.parametrize("options", OBJECTIVES, ids=lambda options: "-".join(options.values()))
+def test_implicit_gradient_of_every_objective(options):
+    cut, image = noisy_pair(channels=2)
+    cut = 0.8 * cut + 0.1 if "objective" in options else cut
+    if "robust" in options:
+        cut[..., 2:6, 3:7] += 0.4
+    options = {"motion": "affine", "initial": START, "levels": 1, **options}
+
+    def solve(cut, image):
+        found = align(cut, image, tol=1e-11, iterations=400, **options)
+        assert found.converged, found
+        return found.matrix
+
+    numeric, direction = directional(solve, (cut, image))
+    leaves = [cut.requires_grad_(), image.requires_grad_()]
+    matrix = solve(*leaves)
+    weights = torch.randn(3, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    gradients = torch.autograd.grad((matrix * weights).sum(), leaves)
+    found = sum((g * d).sum() for g, d in zip(gradients, direction, strict=True))
+    expected = (numeric * weights).sum()
+    assert abs(found - expected) < 1e-4 * (numeric.abs() * weights.abs()).sum()
+
+
+def test_implicit_gradient_of_levenberg_and_marquardt():
+    # It stops where the cost stops falling, near the root that the gradient is of.
+    cut, image = noisy_pair()
+    cut, image = cut.requires_grad_(), image.requires_grad_()
+    gradients = []
+    for solver in ("gauss_newton", "levenberg_marquardt"):
+        found = align(
+            cut, image, motion="affine", algorithm="esm", solver=solver, initial=START, levels=1
+        )
+        assert found.converged
+        gradients.append(torch.autograd.grad(found.matrix[0, 2], cut)[0])
+    plain, damped = gradients
+    assert (plain - damped).norm() < 0.02 * plain.norm()
+
+
+@pytest.mark.parametrize("options", OBJECTIVES, ids=lambda options: "-".join(options.values()))
+def test_unrolled_gradient_of_every_objective(options):
+    cut, image = noisy_pair(side=8, channels=2)
+    if "robust" in options:
+        cut[..., 2:4, 3:5] += 0.4
+    start = START.clone()
+    options = {"motion": "affine", "levels": 1, "iterations": 3, "tol": 0, **options}
+    inputs = [cut.requires_grad_(), image.requires_grad_(), start.requires_grad_()]
+
+    def solve(cut, image, start):
+        return align(cut, image, initial=start, gradient="unroll", **options).matrix
+
+    with torch.no_grad():
+        numeric, direction = directional(lambda *a: _solved(solve, a), inputs)
+    weights = torch.randn(3, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    gradients = torch.autograd.grad((solve(*inputs) * weights).sum(), inputs)
+    found = sum((g * d).sum() for g, d in zip(gradients, direction, strict=True))
+    expected = (numeric * weights).sum()
+    assert abs(found - expected) < 1e-4 * (numeric.abs() * weights.abs()).sum()
+
+
+def _solved(solve, arguments):
+    # By the exact sampler of the differentiated path, for finite differences.
+    with torch.enable_grad():
+        return solve(*(a.detach().requires_grad_() for a in arguments)).detach()
+
+
+@pytest.mark.parametrize("options", OBJECTIVES, ids=lambda options: "-".join(options.values()))
+def test_singular_and_lost_samples_get_zero_gradient_of_every_objective(options):
+    cut, image = noisy_pair(3, side=10)
+    cut[1] = 0.5
+    start = START.repeat(3, 1, 1)
+    start[2] = translation(500, 0)
+    cut, image = cut.requires_grad_(), image.requires_grad_()
+    found = align(cut, image, motion="affine", initial=start, levels=1, **options)
+    gradients = torch.autograd.grad(found.matrix.sum(), (cut, image))
+    for gradient in gradients:
+        assert torch.isfinite(gradient).all()
+        assert (gradient[1:] == 0).all()
+        assert (gradient[0] != 0).any() == bool(found.status[0] <= 1)
+
+
 def test_a_gauss_newton_adjoint_would_fail(monkeypatch):
     # H in place of the derivative of the equation is right for zero residual only.
     cut, image = noisy_pair()

@@ -26,7 +26,7 @@ def test_scenario_of_the_question_from_every_side(x, y, sigma):
 
 
 def test_the_basin_is_wider(camera):
-    cut, true, start = trials(camera, 10, 40)
+    cut, _, true, start = trials(camera, 10, 40)
     good = [
         corner_error(align(cut, camera, initial=start, levels=n).matrix, true) < 0.01
         for n in (1, 3)
@@ -36,7 +36,7 @@ def test_the_basin_is_wider(camera):
 
 
 def test_defaults_at_sigma_4(camera):
-    cut, true, start = trials(camera, 4)
+    cut, _, true, start = trials(camera, 4)
     found = align(cut, camera, initial=start)
     good = corner_error(found.matrix, true) < 0.01
     assert good.all()
@@ -74,7 +74,7 @@ def test_a_coarse_warp_is_the_fine_one_seen_from_afar(side, image_side):
 
 
 def test_holes_stay_holes(camera):
-    cut, true, start = trials(camera, 6, 8)
+    cut, _, true, start = trials(camera, 6, 8)
     mask = torch.ones(1, 100, 100, dtype=torch.bool)
     mask[:, 30:60, 40:75] = False
     seen = torch.ones(1, 512, 512, dtype=torch.bool)
@@ -88,7 +88,7 @@ def test_holes_stay_holes(camera):
 
 @pytest.mark.parametrize("algorithm", ["forward_additive", "esm"])
 def test_batch_module_and_the_algorithms(camera, algorithm):
-    cut, true, start = trials(camera, 8, 5)
+    cut, _, true, start = trials(camera, 8, 5)
     together = align(cut, camera, initial=start, algorithm=algorithm)
     module = LucasKanadeAligner(cut, algorithm=algorithm)
     assert_close(module(camera, start).matrix, together.matrix, 1e-9)
@@ -101,7 +101,7 @@ def test_batch_module_and_the_algorithms(camera, algorithm):
 
 @pytest.mark.parametrize("gradient", ["implicit", "unroll"])
 def test_gradients_are_those_of_the_full_size(camera, gradient):
-    cut, _, start = trials(camera, 4, 2)
+    cut, _, _, start = trials(camera, 4, 2)
     cut = (cut + 0.02 * torch.randn(cut.shape, dtype=cut.dtype)).requires_grad_()
     options = {"tol": 1e-9, "gradient": gradient, "iterations": 100}
     results = []
@@ -114,7 +114,7 @@ def test_gradients_are_those_of_the_full_size(camera, gradient):
 
 
 def test_a_level_that_raises_the_error_is_dropped(camera, monkeypatch):
-    cut, true, _ = trials(camera, 1, 3)
+    cut, _, true, _ = trials(camera, 1, 3)
     calls = []
 
     def misleading(problem, iterations, tol):

@@ -1,14 +1,16 @@
 """The program as a whole: help, exit status, one line for whatever is wrong, real processes."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 import torchops
-from torchops.cli.app import main
+from torchops.cli.app import _parser, main
 from torchops.cli.io import read_image, sample_path, write_image
 
 COMMANDS = ("demo", "stats", "erase", "bilateral", "tonemap", "colorize", "flow", "align")
@@ -135,3 +137,12 @@ def test_the_version_is_that_of_the_package(capsys):
         main(["--version"])
     assert stop.value.code == 0
     assert capsys.readouterr().out == f"torchops {torchops.__version__}\n"
+
+
+def test_the_readmes_command_lines_are_understood():
+    readme = Path(__file__).resolve().parents[2] / "README.md"
+    section = readme.read_text().partition("## Command line")[2].partition("\n## ")[0]
+    lines = re.findall(r"^torchops ([^#\n]*)", section, re.MULTILINE)
+    assert len(lines) > 5
+    for line in lines:
+        assert _parser().parse_args(line.split()).command in COMMANDS

@@ -16,7 +16,11 @@ from torchops.bilateral.filter import Method
 from torchops.cli import demo
 from torchops.cli.demo import bilateral
 from torchops.cli.demo import page as page_module
-from torchops.cli.demo.blocks import Gallery, Section, Text
+from torchops.cli.demo.blocks import Gallery, Section, Table, Text
+from torchops.cli.demo.disturbed import light, occlusion
+from torchops.cli.demo.scene import Scene
+from torchops.cli.demo.sheet import Sheet
+from torchops.cli.io import read_image
 
 SECTIONS = [
     "statistics",
@@ -174,6 +178,32 @@ def test_every_fast_method_is_shown_beside_exact_with_its_difference(out, reader
     assert set(get_args(bilateral.Method)) | {"exact"} == set(get_args(Method))
 
 
+def test_at_full_size_ecc_stands_another_light_and_tukey_something_in_front(tmp_path):
+    sheet = Sheet("alignment", tmp_path, torch.device("cpu"))
+    scene = Scene(sheet)
+    guess = scene.guess(torch.tensor([5.0, -4.0]))
+    blocks = [*light(sheet, scene, guess), *occlusion(sheet, scene, guess)]
+    rows = [row for block in blocks if isinstance(block, Table) for row in block.rows]
+    errors = {row[0].strip("`"): float(row[4].removesuffix(" px")) for row in rows}
+    assert list(errors) == ["ssd", "ecc", "none", "huber", "tukey"]
+    assert max(errors["ecc"], errors["tukey"]) < 0.05
+    assert min(errors["ssd"], errors["none"]) > 1
+    for stem, after in (("light", "4-ecc"), ("occlusion", "4-tukey")):
+        colours = []
+        for name in ("2-before", after):
+            red, green, _ = read_image(tmp_path / f"alignment-{stem}-{name}.png")
+            colours.append((red - green).abs().flatten().median())
+        assert colours[1] < 0.3 * colours[0]
+
+
+def test_the_alignment_section_shows_light_and_occlusion(out, reader):
+    text = re.sub(r"\s+", " ", " ".join(reader.words))
+    for heading in ("Another light", "Something in front", "Many at once"):
+        assert heading in text
+    for stem in ("light-1-as-it-is", "light-3-ssd", "occlusion-1-image", "occlusion-3-plain"):
+        assert (out / f"alignment-{stem}.png").is_file()
+
+
 def _one(sheet):
     picture = sheet.picture(torch.rand(3, 4, 5), "one", "caption", alt="a picture")
     return Section("one", "One", ["align"], "1.0", [Text("a & b < c"), Gallery([picture])])
@@ -259,6 +289,7 @@ def test_without_matplotlib_the_page_says_so_and_prints_the_numbers(tmp_path, mo
     text = re.sub(r"\s+", " ", " ".join(Reader((tmp_path / "index.html").read_text()).words))
     assert text.count("pip install torchops[demo]") == 2
     assert "mean corner error (px)" in text
+    assert "forward additive ESM" in text  # the columns of the table
     assert not list(tmp_path.glob("*quantiles*"))
 
 

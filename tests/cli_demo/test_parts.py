@@ -4,13 +4,13 @@ import pytest
 import torch
 from helpers import assert_close
 
+from torchops.cli.align.overlay import red_cyan
 from torchops.cli.demo.blocks import Gallery, Note, Table, code
 from torchops.cli.demo.drawing import (
     flow_colours,
     flow_key,
     heat,
     outline,
-    red_cyan,
     smooth_flow,
     stroke,
 )

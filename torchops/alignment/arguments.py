@@ -94,13 +94,18 @@ class Pair(NamedTuple):
     image_mask: Tensor | None
     batch: torch.Size
 
-    def problem(self, method: Method, prepared: Template | None) -> Problem:
-        """Prepare both images; ``prepared`` are the terms of the template, if they are there."""
+    def problem(self, method: Method, prepared: Template | None, *, fused: bool = False) -> Problem:
+        """Prepare both images; ``prepared`` are the terms of the template, if they are there.
+
+        ``fused`` says that kernels will read them.
+        """
         if prepared is None:
             prepared = prepare(self.template, self.template_mask, method.motion, 1, self.batch)[0]
         values, mask = self._image()
         slopes = method.algorithm == "forward_additive"
         image = prepare_image(values, mask, gradients=slopes)
+        if fused:  # laid out once, not before every launch
+            prepared, image = prepared.map(Tensor.contiguous), image.contiguous()
         return Problem(
             prepared,
             image,
@@ -108,6 +113,7 @@ class Pair(NamedTuple):
             method,
             surely_all(prepared.counts),
             surely_all(~image.detach().isnan()),
+            fused,
         )
 
     def smaller_images(self, levels: int) -> list[Tensor]:

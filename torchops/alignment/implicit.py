@@ -70,7 +70,7 @@ def attach(problem: Problem, constant: Problem, increment: Tensor, found: Tensor
     """Return ``increment`` (B, 3, 3) with the gradient of the solution to the inputs.
 
     Args:
-        problem: The batch, made of the arguments that gradients go to.
+        problem: The batch, made of the arguments that gradients go to, not fused.
         constant: The same, detached.
         increment: The solution, detached.
         found: Samples that have one; the others get zero gradient.
@@ -79,7 +79,7 @@ def attach(problem: Problem, constant: Problem, increment: Tensor, found: Tensor
 
     def moved_equation(delta: Tensor) -> Tensor:
         moved = increment @ build_matrix(delta, constant.method.motion)
-        return evaluate(constant, moved).vector
+        return evaluate(constant._replace(fused=False), moved).vector
 
     zero = increment.new_zeros(increment.shape[0], scale.numel())
     matrix = batch_jacobian(moved_equation, zero) / (scale[:, None] * scale)

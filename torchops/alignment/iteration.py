@@ -17,7 +17,7 @@ CACHED_VALUES = 1 << 19
 DAMPING, LEAST_DAMPING, MOST_DAMPING, DAMPING_STEP = 1e-3, 1e-8, 1e8, 10.0
 
 # A robust standard deviation is a median, which goes up and down by this much near the best warp.
-ROBUST_MARGIN = 0.02
+ROBUST_MARGIN = 0.1
 
 Fields = TypeVar("Fields", bound=tuple[Any, ...])
 
@@ -27,7 +27,7 @@ class AlignmentStatus(IntEnum):
 
     CONVERGED: the last update moved every template corner by less than ``tol`` pixels, and the
     error is not above the initial one (with a robust function: its standard deviation of the
-    residual is not 2 % above it, as for DIVERGED).
+    residual is not a tenth above it, as for DIVERGED).
     ITERATION_LIMIT: all iterations were used; always so with ``tol=0``, which tests nothing.
     DIVERGED: the iteration settled or ended at a higher error than it started from, or a warp
     became infinite, mirrored or collapsed the template or moved a corner behind the horizon.
@@ -79,7 +79,7 @@ def _begin(problem: Problem, initial: Tensor | None) -> State:
     template, batch, device = problem.template, problem.start.shape[0], problem.start.device
     increment = torch.eye(3, dtype=torch.float64, device=device).expand(batch, 3, 3)
     points, proper = corners(problem, increment)
-    sums = evaluate(problem, increment, clear=_clear(problem, points, proper))
+    sums = evaluate(problem, increment, clear=_clear(problem, points, proper), begin=True)
     seen = torch.isfinite(sums.error) & proper
     status = torch.where(
         seen, int(AlignmentStatus.ITERATION_LIMIT), int(AlignmentStatus.OUT_OF_VIEW)
@@ -92,6 +92,7 @@ def _begin(problem: Problem, initial: Tensor | None) -> State:
         template.basis.scale,
         noise_floor(template),
         torch.finfo(template.values.dtype).eps,
+        fused=problem.fused,
     )[1]
     status = torch.where(seen & singular, int(AlignmentStatus.SINGULAR), status)
     return State(
@@ -114,29 +115,24 @@ def _clear(problem: Problem, points: Tensor, proper: Tensor) -> bool:
 
     A template whose corners lie inside the image, before the horizon, lies inside with all it has.
     """
-    if not problem.whole_image:
+    if problem.fused or not problem.whole_image:
         return False
     height, width = problem.image.shape[-2:]
     last = torch.tensor([width - 1.0, height - 1.0], dtype=points.dtype)[:, None]
     return bool(((points >= 0) & (points <= last)).all() & proper.all())
 
 
-def _damped(problem: Problem, state: State) -> Tensor:
-    if problem.method.solver == "gauss_newton":
-        return state.sums.matrix
-    diagonal = torch.diag_embed(state.sums.matrix.diagonal(dim1=-2, dim2=-1))
-    return state.sums.matrix + state.damping[:, None, None] * diagonal
-
-
 def _advance(problem: Problem, state: State, tol: float) -> State:
     template, running = problem.template, state.running
     damps = problem.method.solver == "levenberg_marquardt"
     step, singular = solve_system(
-        _damped(problem, state),
+        state.sums.matrix,
         state.sums.vector,
         template.basis.scale,
         noise_floor(template),
         torch.finfo(template.values.dtype).eps,
+        damping=state.damping if damps else None,
+        fused=problem.fused,
     )
     candidate = updated(problem, state.increment, step)
     points, proper = corners(problem, candidate.detach())
@@ -146,7 +142,7 @@ def _advance(problem: Problem, state: State, tol: float) -> State:
     increment = _where(moving, candidate, state.increment)
     points = _where(moving, points, state.corners)
     clear = _clear(problem, points, torch.ones_like(proper))
-    sums = evaluate(problem, increment, clear=clear, before=state.sums.scale)
+    sums = evaluate(problem, increment, clear=clear, before=state.sums)
 
     distance = (points - state.corners).square().sum(-2).amax(-1).sqrt()
     small = distance < tol

@@ -91,7 +91,7 @@ def coarse_increment(
     methods = [problem.method] * (len(images) - 1)
     methods.append(problem.method._replace(motion="translation"))
     levels = [problem] + [
-        Problem(t, i, problem.start, m, surely_all(t.counts), surely_all(~i.isnan()))
+        Problem(t, i, problem.start, m, surely_all(t.counts), surely_all(~i.isnan()), problem.fused)
         for t, i, m in zip(templates, images, methods, strict=True)
     ]
 

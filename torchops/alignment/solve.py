@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from torchops._common.backend import Backend, resolve_backend
 from torchops._common.checks import (
     broadcast_batch,
     check_choice,
@@ -72,6 +73,7 @@ class _Options(NamedTuple):
     iterations: int
     tol: float
     gradient: str
+    backend: str
 
     @property
     def method(self) -> Method:
@@ -93,11 +95,24 @@ class _Options(NamedTuple):
         check_integer("iterations", self.iterations, minimum=1)
         check_number("tol", self.tol, minimum=0)
         check_choice("gradient", self.gradient, GRADIENTS)
+        check_choice("backend", self.backend, ("auto", "torch", "triton"))
         return self
+
+    def fused(self, image: Tensor, unrolled: bool) -> bool:
+        """Say whether the kernels run; raise where they were asked for and cannot.
+
+        ``unrolled`` says that the iterations are to be differentiated, which kernels cannot be.
+        """
+        if unrolled and self.backend == "triton":
+            raise ValueError(
+                "backend must be 'auto' or 'torch' for gradients by gradient='unroll', "
+                "got 'triton': use gradient='implicit'"
+            )
+        return resolve_backend(self.backend, image) == "triton" and not unrolled
 
 
 def _from_coarse(
-    pair: Pair, options: _Options, prepared: list[Template] | None
+    pair: Pair, options: _Options, prepared: list[Template] | None, fused: bool
 ) -> tuple[Pair, Problem, Tensor | None]:
     """Move the start by what the coarse levels find.
 
@@ -111,7 +126,7 @@ def _from_coarse(
         prepared = prepare(
             constant.template, pair.template_mask, options.motion, levels, pair.batch
         )
-    problem = constant.problem(options.method, prepared[0])
+    problem = constant.problem(options.method, prepared[0], fused=fused)
     if levels == 1:
         return pair, problem, None
     identity = torch.eye(3, dtype=torch.float64, device=problem.start.device)
@@ -137,12 +152,14 @@ def _solve(
     start = scaled_to_one(torch.where(usable[:, None, None], given, identity))
     pair = pair._replace(start=start)
     wanted = options.gradient != "none" and _needs_gradient(pair.template, pair.image, start)
+    unrolled = wanted and options.gradient == "unroll"
+    fused = options.fused(pair.image, unrolled)
 
     with torch.no_grad():
-        pair, problem, initial_cost = _from_coarse(pair, options, prepared)
-    if wanted and options.gradient == "unroll":
+        pair, problem, initial_cost = _from_coarse(pair, options, prepared, fused)
+    if unrolled:
         problem = pair.problem(options.method, None)
-    with torch.set_grad_enabled(wanted and options.gradient == "unroll"):
+    with torch.set_grad_enabled(unrolled):
         state = iterate(problem, options.iterations, options.tol, initial_cost)
     increment = state.best
     found = state.status <= int(AlignmentStatus.ITERATION_LIMIT)
@@ -182,6 +199,7 @@ def align(
     image_mask: Bool[Tensor, "*#batch 1 height width"] | None = None,
     robust: str | None = None,
     gradient: str = "implicit",
+    backend: Backend = "auto",
 ) -> Alignment:
     """Find the warp that maps template pixels to image pixels, by Gauss-Newton iteration.
 
@@ -250,6 +268,9 @@ def align(
         robust: See the second table.
         gradient: How gradients reach the result: "implicit" (differentiate the equation that holds
             at the end), "unroll" (differentiate every iteration) or "none".
+        backend: "torch", plain PyTorch anywhere; "triton", the GPU kernels, which sum up one look
+            at the images and solve in one launch each; "auto" takes the kernels on a GPU. A
+            gradient by "unroll" needs plain PyTorch, which "auto" then takes.
 
     Returns:
         :class:`Alignment` (matrix, status, iterations, error), one entry per sample. If a sample
@@ -259,7 +280,8 @@ def align(
     Raises:
         TypeError: Arguments of wrong type, masks that are not boolean, dtypes that differ.
         ValueError: Wrong shapes, unknown options or a pair of options that do not go together,
-            different devices.
+            different devices, ``backend="triton"`` where a gradient by "unroll" is needed.
+        RuntimeError: If ``backend="triton"`` cannot be had.
 
     Gradients:
         To ``template``, ``image`` and ``initial``; exactly zero for samples that are DIVERGED,
@@ -285,7 +307,7 @@ def align(
         (True, tensor([12., 10.]))
     """
     options = _Options(
-        motion, algorithm, solver, objective, robust, levels, iterations, tol, gradient
+        motion, algorithm, solver, objective, robust, levels, iterations, tol, gradient, backend
     ).check()
     batch = check_pair(template, image, initial, template_mask, image_mask)
     pair = Pair(template, image, template, template_mask, image_mask, batch)
@@ -322,10 +344,20 @@ class LucasKanadeAligner(nn.Module):
         iterations: int = 50,
         tol: float = 1e-3,
         gradient: str = "implicit",
+        backend: Backend = "auto",
     ) -> None:
         super().__init__()
         self.options = _Options(
-            motion, algorithm, solver, objective, robust, levels, iterations, tol, gradient
+            motion,
+            algorithm,
+            solver,
+            objective,
+            robust,
+            levels,
+            iterations,
+            tol,
+            gradient,
+            backend,
         ).check()
         check_image("template", template)
         check_mask("template_mask", template_mask, template)

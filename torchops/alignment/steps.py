@@ -37,6 +37,8 @@ class Problem(NamedTuple):
     # Known on the host, and only looked for where that costs no waiting: every pixel counts.
     whole_template: bool
     whole_image: bool
+    # Whether kernels sum and solve. They need no gradient, and no condition looked for.
+    fused: bool = False
 
     def rows(self, part: slice | Tensor) -> "Problem":
         """Return a part of the batch; what is shared by the whole batch stays."""

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from torchops.alignment import fused as _fused  # noqa: F401  registers the ops
+
 # (factor, exponent of x, exponent of y)
 _ZERO, _ONE, _X, _Y = (0, 0, 0), (1, 0, 0), (1, 1, 0), (1, 0, 1)
 _MINUS_Y, _MINUS_XX, _MINUS_XY, _MINUS_YY = (-1, 0, 1), (-1, 2, 0), (-1, 1, 1), (-1, 0, 2)
@@ -114,17 +116,29 @@ def steepest_descent_vector(gradient: Tensor, residual: Tensor, basis: Basis) ->
 
 
 def solve_system(
-    matrix: Tensor, vector: Tensor, scale: Tensor, floor: Tensor, eps: float
+    matrix: Tensor,
+    vector: Tensor,
+    scale: Tensor,
+    floor: Tensor,
+    eps: float,
+    *,
+    damping: Tensor | None = None,
+    fused: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Solve H step = b by Cholesky in float64; where H is singular the step is 0.
+    """Solve (H + damping diag H) step = b by Cholesky in float64; for a singular H the step is 0.
 
     H is singular if the image leaves a direction of motion undetermined: if, in units of pixels
     moved (``scale``), its largest diagonal entry is not above ``floor``, or a pivot is not above
-    32 ``eps`` of that entry.
+    32 ``eps`` of that entry. ``fused`` solves by the kernel.
 
     Returns:
         The step (B, P), and which samples are singular (B,).
     """
+    if fused:
+        return torch.ops.torchops.alignment_solve(matrix, vector, damping, scale, floor, eps)
+    if damping is not None:
+        diagonal = torch.diag_embed(matrix.diagonal(dim1=-2, dim2=-1))
+        matrix = matrix + damping[:, None, None] * diagonal
     scaled = matrix / (scale[:, None] * scale)
     largest = scaled.detach().diagonal(dim1=-2, dim2=-1).amax(-1)
     usable = (largest > floor) & torch.isfinite(scaled.detach()).flatten(-2).all(-1)

@@ -5,10 +5,11 @@ commands is cheap: torch, Pillow and the ops are imported by the command that ru
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from torchops import __version__
 from torchops.cli import align, bilateral, colorize, erase, flow, stats, tonemap
@@ -16,6 +17,11 @@ from torchops.cli.options import Commands, add_device, pick_device
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # argparse before Python 3.14 takes -2e-05 for an option, and matrices are full of those.
+        self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+
     def error(self, message: str) -> NoReturn:
         # argparse would print the usage first; one line says what is wrong, --help the rest.
         self.exit(2, f"{self.prog}: error: {message}\n")
@@ -60,7 +66,9 @@ def _add_demo(commands: Commands) -> None:
         help="run every op on real photographs and write a page about it",
         description="Run every op on the bundled photographs and write DIR/index.html.",
     )
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="made if missing")
+    parser.add_argument(
+        "-o", "--out", metavar="DIR", type=Path, required=True, help="made if missing"
+    )
     add_device(parser)
     parser.set_defaults(run=_run_demo)
 

@@ -20,6 +20,7 @@ def add_command(commands: Commands) -> None:
     )
     parser.add_argument("image", metavar="IMAGE", type=Path, help="a picture, .hdr or .exr")
     parser.add_argument(
+        "-o",
         "--out",
         metavar="FILE",
         type=Path,
@@ -107,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
     if radiance and arguments.depth is not None:
         raise ValueError(f"--depth is for pictures, and {arguments.image} holds radiance")
     if not radiance:
-        depth = _output_depth(out, len(image), depth, arguments.depth)
+        depth = io.output_depth(out, len(image), depth, arguments.depth)
     guide = mask = None
     if arguments.guide is not None or arguments.method != "exact":
         guide, _ = _read(arguments.guide or arguments.image, gray=arguments.method != "exact")
@@ -144,17 +145,3 @@ def _read(path: Path, *, gray: bool) -> "tuple[Tensor, int]":
         return io.read_picture(path, gray=gray)
     image = io.read_hdr(path)
     return (io.luminance(image) if gray else image), 32
-
-
-def _output_depth(out: Path, channels: int, depth: int, wanted: int | None) -> int:
-    """Return the depth asked for, else that of the input or, where ``out`` cannot hold it, 8."""
-    from torchops.cli import io
-
-    if wanted is not None:
-        io.check_depth(out, channels, wanted)
-        return wanted
-    try:
-        io.check_depth(out, channels, depth)
-    except ValueError:
-        return 8
-    return depth

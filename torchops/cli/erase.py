@@ -19,6 +19,7 @@ def add_command(commands: Commands) -> None:
     )
     parser.add_argument("images", metavar="IMAGE", type=Path, nargs="+")
     parser.add_argument(
+        "-o",
         "--out",
         metavar="PATH",
         type=Path,

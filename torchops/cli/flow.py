@@ -17,6 +17,7 @@ def add_command(commands: Commands) -> None:
     parser.add_argument("first", metavar="FIRST", type=Path)
     parser.add_argument("second", metavar="SECOND", type=Path, help="of the same size")
     parser.add_argument(
+        "-o",
         "--out",
         metavar="FILE",
         type=Path,

@@ -21,6 +21,7 @@ from torchops.cli import deep, radiance
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 RADIANCE_SUFFIXES = (".hdr", ".exr")
+MATRIX_SUFFIXES = (".txt",)
 REC_709 = (0.2126, 0.7152, 0.0722)  # luminance of linear light
 BT_601 = (0.299, 0.587, 0.114)  # luma of display-encoded colour
 
@@ -127,6 +128,18 @@ def check_depth(path: Path, channels: int, depth: int) -> None:
         raise ValueError(f"{path} cannot hold 16 bits: use .png, or .tif for a gray picture")
 
 
+def output_depth(path: Path, channels: int, depth: int, wanted: int | None) -> int:
+    """Return the depth asked for, else that of the input or, where ``path`` cannot hold it, 8."""
+    if wanted is not None:
+        check_depth(path, channels, wanted)
+        return wanted
+    try:
+        check_depth(path, channels, depth)
+    except ValueError:
+        return 8
+    return depth
+
+
 def write_image(path: str | os.PathLike[str], image: Tensor, *, depth: int = 8) -> None:
     """Write ``(1, H, W)`` or ``(3, H, W)`` in [0, 1] as PNG, JPEG, TIFF or BMP.
 
@@ -203,6 +216,45 @@ def write_hdr(path: str | os.PathLike[str], image: Tensor) -> None:
             partial.write_bytes(radiance.encode(array))
         else:
             _openexr().File({}, {"RGB": array}).write(str(partial))
+
+
+def read_matrix(path: str | os.PathLike[str]) -> Tensor:
+    """Read a 3 x 3 matrix from a text file of three rows.
+
+    Raises:
+        OSError: if there is no such file, or it is not readable.
+        ValueError: if it does not hold three rows of three finite numbers, the last not 0.
+    """
+    text = Path(path).read_bytes().decode("utf-8", errors="replace")
+    try:
+        array = np.loadtxt(text.splitlines(), ndmin=2)
+    except ValueError:
+        array = np.empty(0)
+    if array.shape != (3, 3) or not np.isfinite(array).all() or array[2, 2] == 0:
+        raise ValueError(f"{path} must hold three rows of three finite numbers, the last not 0")
+    return torch.from_numpy(array.astype(np.float32))
+
+
+def write_matrix(path: str | os.PathLike[str], matrix: Tensor) -> None:
+    """Write a float32 matrix as text, a row a line, so that `read_matrix` gives the same bits.
+
+    Raises:
+        OSError: if the folder does not exist or is not writable.
+    """
+    with whole_file(path) as partial:
+        np.savetxt(partial, matrix.detach().cpu().numpy(), fmt="%.9g")
+
+
+def check_folder(path: Path) -> Path:
+    """Return ``path`` if it is a folder or one can be made there.
+
+    Raises:
+        OSError: if it, or what should hold it, is a file.
+    """
+    nearest = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise NotADirectoryError(f"the output {path} must be a folder, but {nearest} is a file")
+    return path
 
 
 def _to_tensor(array: np.ndarray, maximum: int) -> Tensor:

@@ -13,6 +13,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[Any]"
 def add_image_output(parser: argparse.ArgumentParser) -> None:
     """Add `--out` for one picture."""
     parser.add_argument(
+        "-o",
         "--out",
         metavar="FILE",
         type=Path,

@@ -49,11 +49,6 @@ def _tensor(canvas: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(canvas)).movedim(-1, 0).float() / 255
 
 
-def red_cyan(red: Tensor, cyan: Tensor) -> Tensor:
-    """Overlay two gray images: gray where they agree, red or cyan where they do not."""
-    return torch.cat([red, cyan, cyan], dim=-3)
-
-
 def heat(values: Tensor) -> Tensor:
     """Colour values (1, H, W) in [0, 1] from dark to bright."""
     anchors = torch.tensor(_HEAT, dtype=torch.float32, device=values.device)
