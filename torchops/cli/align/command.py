@@ -58,7 +58,7 @@ def _add_method(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--algorithm",
         choices=ALGORITHMS,
-        default="esm",
+        default="inverse_compositional",
         help="esm needs the fewest iterations and finds what is farthest off "
         "(default: %(default)s)",
     )
