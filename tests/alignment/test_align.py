@@ -347,6 +347,16 @@ def test_out_of_view(camera):
         assert_close(found.matrix, translation(x, y), 0)
 
 
+@algorithms
+def test_a_start_at_the_truth_of_noisy_pictures_converges(algorithm, camera):
+    # The root that noise moves has an error above that of the truth by parts of a per cent.
+    cut, _, true, _ = trials(camera, 0, 6)
+    cut = cut + 0.02 * torch.randn(cut.shape, dtype=torch.float64)
+    found = align(cut, camera, algorithm=algorithm, initial=true, iterations=200, levels=1)
+    assert found.converged.all()
+    assert corner_error(found.matrix, true).max() < 0.25
+
+
 def test_settled_above_the_initial_error_is_diverged():
     # The solution of inverse compositional under noise is not the least error: starting from the
     # least, it settles above it.

@@ -5,7 +5,14 @@ import torch
 from helpers import assert_close, photograph, smooth_image
 
 from benchmarks.alignment_protocol import corner_error, corners, translation, trials
-from torchops import LucasKanadeAligner, align, motion_matrix, warp_image, warp_points
+from torchops import (
+    LucasKanadeAligner,
+    align,
+    motion_matrix,
+    motion_parameters,
+    warp_image,
+    warp_points,
+)
 from torchops._common.smoothing import gaussian_blur
 from torchops.alignment import pyramid
 
@@ -60,17 +67,30 @@ def test_a_coarse_warp_is_the_fine_one_seen_from_afar(side, image_side):
     )
     cut = warp_image(image, matrix, (side, side))
     small_cut, small_image = (pyramid.smaller(t, None, 2)[0] for t in (cut, image))
-    ratios = [pyramid._ratio(a, b) for a, b in ((small_cut, cut), (small_image, image))]
-    small = pyramid._rescale(matrix[None], *ratios)
+    small = pyramid._rescale(matrix[None], 0.5)
     seen = warp_image(small_image, small, small_cut.shape[-2:])
     # the blurs differ a little: one acts before the warp, the other after
     assert (seen - small_cut)[..., 3:-3, 3:-3].abs().max() < 4e-3
-    shifted = pyramid._rescale(matrix[None] @ translation(1, 0), *ratios)
+    shifted = pyramid._rescale(matrix[None] @ translation(1, 0), 0.5)
     wrong = warp_image(small_image, shifted, small_cut.shape[-2:])
     assert (wrong - small_cut)[..., 3:-3, 3:-3].abs().max() > 1e-2
-    back = pyramid._rescale(small, *[(1 / h, 1 / w) for h, w in ratios])
+    back = pyramid._rescale(small, 2.0)
     points = corners(side)
     assert_close(warp_points(points, back)[0], warp_points(points, matrix), 1e-10)
+
+
+@pytest.mark.parametrize("motion", ["translation", "euclidean", "similarity"])
+def test_levels_of_odd_sizes_stay_in_the_group(camera, motion):
+    # Halving 231 and 300 pixels by their own ratios would stretch x against y.
+    image = camera[:, :231, :300]
+    p = {"translation": [3.0, -2], "euclidean": [0.03, 3, -2], "similarity": [0.02, 0.03, 3, -2]}
+    true = motion_matrix(torch.tensor(p[motion], dtype=torch.float64), motion)
+    cut = warp_image(camera, true, (231, 300))
+    found = align(cut, image, motion=motion, levels=4)
+    assert found.converged
+    motion_parameters(found.matrix, motion)  # raises outside the group
+    inside = warp_points(corners(150) + 40, found.matrix) - warp_points(corners(150) + 40, true)
+    assert inside.norm(dim=-1).max() < 0.01
 
 
 def test_holes_stay_holes(camera):

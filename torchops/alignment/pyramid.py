@@ -1,13 +1,14 @@
 """Coarse to fine: find the large motions on small images first.
 
-Level l has half the size of level l - 1, pixel edges aligned; masked pixels are NaN and leave the
-blur, so a hole stays a hole of its size.
+A pixel of level l covers 2 x 2 of level l - 1, also at the end of an odd side: one factor for both
+axes, without which a rotation would not stay one. Masked pixels are NaN and leave the blur, so a
+hole stays a hole of its size.
 """
 
 import torch
 from torch import Tensor
 
-from torchops._common.smoothing import gaussian_blur, resize
+from torchops._common.smoothing import gaussian_blur
 from torchops.alignment.iteration import AlignmentStatus, iterate
 from torchops.alignment.objective import evaluate
 from torchops.alignment.steps import Problem, adjugate, scaled_to_one
@@ -24,11 +25,20 @@ def default_levels(height: int, width: int) -> int:
     return levels
 
 
+def _mean_of_pairs(values: Tensor, dim: int) -> Tensor:
+    if values.shape[dim] % 2:
+        values = torch.cat([values, values.narrow(dim, values.shape[dim] - 1, 1)], dim)
+    return values.unflatten(dim, (-1, 2)).mean(dim)
+
+
 def _halve(values: Tensor) -> Tensor:
     counts = torch.isfinite(values).all(-3, keepdim=True)
-    size = ((values.shape[-2] + 1) // 2, (values.shape[-1] + 1) // 2)
-    weight = resize(gaussian_blur(counts.to(values.dtype), 1.0), size)
-    total = resize(gaussian_blur(torch.where(counts, values, 0), 1.0), size)
+
+    def smaller(values: Tensor) -> Tensor:
+        return _mean_of_pairs(_mean_of_pairs(gaussian_blur(values, 1.0), -1), -2)
+
+    weight = smaller(counts.to(values.dtype))
+    total = smaller(torch.where(counts, values, 0))
     seen = weight > 0.5
     return torch.where(seen, total / torch.where(seen, weight, 1), torch.nan)
 
@@ -58,19 +68,14 @@ def smaller_templates(
     return templates
 
 
-def _rescale(matrix: Tensor, template: tuple[float, float], image: tuple[float, float]) -> Tensor:
-    """Make a warp act on templates and images whose sides are (height, width) times as long."""
-    a, b, c = matrix.unbind(-1)
-    (t_y, t_x), (i_y, i_x) = template, image
+def _rescale(matrix: Tensor, scale: float) -> Tensor:
+    """Make a warp act on template and image both ``scale`` times as large."""
     # x' = (x + 0.5) * scale - 0.5 on either side
-    a, b = a / t_x, b / t_y
-    c = c - a * (t_x - 1) / 2 - b * (t_y - 1) / 2
-    u, v, w = torch.stack([a, b, c], -1).unbind(-2)
-    return torch.stack([u * i_x + w * (i_x - 1) / 2, v * i_y + w * (i_y - 1) / 2, w], -2)
-
-
-def _ratio(small: Tensor, large: Tensor) -> tuple[float, float]:
-    return small.shape[-2] / large.shape[-2], small.shape[-1] / large.shape[-1]
+    shift = (scale - 1) / 2
+    a, b, c = matrix.unbind(-1)
+    a, b = a / scale, b / scale
+    u, v, w = torch.stack([a, b, c - (a + b) * shift], -1).unbind(-2)
+    return torch.stack([u * scale + w * shift, v * scale + w * shift, w], -2)
 
 
 def coarse_increment(
@@ -95,19 +100,20 @@ def coarse_increment(
         for t, i, m in zip(templates, images, methods, strict=True)
     ]
 
-    def at(level: Problem, matrix: Tensor) -> Problem:
-        template = _ratio(level.template.values, problem.template.values)
-        scaled = _rescale(matrix, template, _ratio(level.image, problem.image))
-        return level._replace(start=level.template.grid.from_pixels(scaled))
+    scales = [0.5**k for k in range(len(levels) - 1)]
+    scales.append(scales[-1])  # the coarsest is gone through twice
+
+    def at(k: int, matrix: Tensor) -> Problem:
+        level = levels[k]
+        return level._replace(start=level.template.grid.from_pixels(_rescale(matrix, scales[k])))
 
     identity = torch.eye(3, dtype=torch.float64, device=start.device).expand_as(start)
-    for coarse, fine in zip(levels[:0:-1], levels[-2::-1], strict=True):
-        state = iterate(at(coarse, best), iterations, tol)
-        moved = at(coarse, best).start @ state.best
-        moved = coarse.template.grid.to_pixels(moved)
-        template = _ratio(problem.template.values, coarse.template.values)
-        moved = scaled_to_one(_rescale(moved, template, _ratio(problem.image, coarse.image)))
-        before, after = (evaluate(at(fine, matrix), identity).cost for matrix in (best, moved))
+    for k in range(len(levels) - 1, 0, -1):
+        coarse = at(k, best)
+        state = iterate(coarse, iterations, tol)
+        moved = coarse.template.grid.to_pixels(coarse.start @ state.best)
+        moved = scaled_to_one(_rescale(moved, 1 / scales[k]))
+        before, after = (evaluate(at(k - 1, matrix), identity).cost for matrix in (best, moved))
         lower = (state.status <= int(AlignmentStatus.ITERATION_LIMIT)) & (after < before)
         best = torch.where(lower[:, None, None], moved, best)
     inverse = adjugate(start)

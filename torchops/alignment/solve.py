@@ -286,8 +286,10 @@ def align(
     Gradients:
         To ``template``, ``image`` and ``initial``; exactly zero for samples that are DIVERGED,
         SINGULAR or OUT_OF_VIEW. "implicit" is the derivative of the solution, also where the
-        residual is not zero; it takes one P x P solve and one backward pass, is exact once the
-        iteration has settled, and of first order (a second derivative raises). "unroll" is the
+        residual is not zero; it takes one P x P solve and one backward pass, and is of first order
+        (a second derivative raises). It is exact at a solution: give it the iterations, or the
+        tolerance, to settle, and take "forward_additive" or "esm" where template and image are
+        noisy, on which "inverse_compositional" settles slowly. "unroll" is the
         derivative of the iterations at the full size as they ran, of any order; memory grows with
         their number. With a robust function both go through its weights and the median, too.
         Bilinear interpolation makes both jump where a pixel's position crosses a row or column.
