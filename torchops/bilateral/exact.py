@@ -8,28 +8,27 @@ from torch import Tensor
 
 from torchops._common.sampling import reflect_index
 from torchops.bilateral.arguments import Batch
-from torchops.bilateral.pairs import pair_sums
+from torchops.bilateral.pairs import pair_means
 
 # A guide value so far from all others that its weight is 0, while its square is still a float32.
 FAR = 1e15
 
 
-def half_window(radii: tuple[int, ...], window: str, strides: list[int]) -> tuple[int, ...]:
-    """Return the flat offsets of the half of the box that follows its centre in raster order.
+def half_window(radii: tuple[int, ...], window: str) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """Return number and offset of what the window has after its centre in raster order.
 
-    The other half are their negatives. An offset outside the window stands as 0: "disc" keeps the
-    ellipsoid of the radii, border included, which is the disc of OpenCV where all radii are equal.
+    Its other half are the negatives. "disc" keeps the ellipsoid of the radii, border included,
+    which is the disc of OpenCV where all radii are equal; offsets outside count as numbers too.
     """
     # Multiplied out by the product of all squares, so that the comparison is between integers.
     whole = math.prod([radius**2 for radius in radii if radius])
-    deltas = []
-    for offset in itertools.product(*(range(-radius, radius + 1) for radius in radii)):
-        if offset <= (0,) * len(radii):
-            continue
+    offsets = list(itertools.product(*(range(-radius, radius + 1) for radius in radii)))
+    taps = []
+    for k, offset in enumerate(offsets[len(offsets) // 2 + 1 :]):
         length = sum(o * o * (whole // (r * r)) for o, r in zip(offset, radii, strict=True) if r)
-        inside = window == "square" or length <= whole
-        deltas.append(sum(o * s for o, s in zip(offset, strides, strict=True)) if inside else 0)
-    return tuple(deltas)
+        if window == "square" or length <= whole:
+            taps.append((k, offset))
+    return tuple(taps)
 
 
 def spatial_exponents(radii: tuple[int, ...], sigma_space: Tensor) -> Tensor:
@@ -116,46 +115,30 @@ def exact_filter(
     batch: Batch, radii: tuple[int, ...], *, window: str, distance: str, border: str
 ) -> Tensor:
     """Filter a batch with one window."""
-    sums, finite = _window_sums(batch, radii, window, distance, border)
-    weighted, total = sums.split([sums.shape[1] - 1, 1], 1)
-    return normalised(weighted, total, finite)
-
-
-def _window_sums(
-    batch: Batch, radii: tuple[int, ...], window: str, distance: str, border: str
-) -> tuple[Tensor, Tensor]:
-    """Return the weighted values and, as last channel, the weight sums; and where it is finite.
-
-    A function of its own, so that what it made is freed before its caller divides.
-    """
     values, counts, guide, finite = sources_of(batch)
     values, counts, guide = pad_sources(values, counts, guide, radii, border)
-    samples, channels, *padded = values.shape
-    strides = [math.prod(padded[axis + 1 :]) for axis in range(len(radii))]
-    sources = values if counts is None else torch.cat([values, counts], 1)
-    guide = values if guide is None else guide
+    samples = values.shape[0]
     sharpness = 1 / (2 * math.log(2) * batch.sigma_range.square())
-    sums = pair_sums(
-        _flat(sources, padded),
-        _flat(guide, padded),
+    return pair_means(
+        _stored(values if counts is None else torch.cat([values, counts], 1)),
+        None if guide is None else _stored(guide),
+        finite,
         sharpness.expand(samples),
         spatial_exponents(radii, batch.sigma_space).expand(samples, -1),
-        half_window(radii, window, strides),
+        radii,
+        half_window(radii, window),
         distance,
         counts is None,
     )
-    del values, counts, guide, sources  # at its end the crop is the largest moment
-    return crop_image(sums.reshape(samples, channels + 1, *padded), radii), finite
 
 
-def _flat(array: Tensor, padded: list[int]) -> Tensor:
-    """Give an array (B, C, *padded) one spatial axis."""
-    batch, channels, size = array.shape[0], array.shape[1], math.prod(padded)
-    array = array.reshape(batch, channels, size)
+def _stored(array: Tensor) -> Tensor:
+    """Have a compiler store the array, instead of padding anew at each of its many uses."""
+    array = array.contiguous()
     if not torch.compiler.is_compiling():
         return array
-    # This has a compiler store the array, instead of padding anew at each of its many uses.
-    return array.contiguous().as_strided((batch, channels, size), (channels * size, size, 1))
+    strides = [math.prod(array.shape[dim + 1 :]) for dim in range(array.ndim)]
+    return array.as_strided(array.shape, strides)
 
 
 def pad_sources(

@@ -39,7 +39,7 @@ def _take(data: bytes, raw_mode: str) -> np.ndarray:
     with Image.open(BytesIO(data)) as image:
         if not isinstance(image, ImageFile.ImageFile) or len(image.tile) != 1:
             raise ValueError("it has no pixels")
-        image.tile = [(*image.tile[0][:3], raw_mode)]  # type: ignore[list-item]
+        image.tile = [(*image.tile[0][:3], raw_mode)]
         image.load()
         return np.asarray(ImageOps.exif_transpose(image)).transpose(2, 0, 1)
 
