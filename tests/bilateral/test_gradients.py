@@ -1,5 +1,7 @@
 """Gradients of the bilateral filter: gradcheck, second order, memory, what has none."""
 
+import itertools
+
 import pytest
 import torch
 from helpers import assert_close
@@ -211,6 +213,41 @@ def test_saved_memory_does_not_grow_with_the_window():
         saved[radius] = sum(dict(sizes).values()) / (64 + 2 * radius) ** 2
     assert saved[7] < saved[1] + 1
     assert saved[7] < 12
+
+
+def test_powers_of_two():
+    exponent = -torch.cat([torch.linspace(0, 126, 10001), torch.tensor([127.0, 1e4, 1e38])])
+    found, expected = pairs._power_of_two(exponent), exponent.double().exp2()
+    error = (found.double() - expected).abs()
+    assert (error <= 4e-7 * expected)[:-3].all()
+    assert (found[-3:] == 0).all()
+    assert pairs._power_of_two(torch.tensor([torch.nan, -torch.inf])).isnan().tolist() == [
+        True,
+        False,
+    ]
+
+
+def peak_of(run):
+    """The most bytes that are allocated at one time within a call."""
+    with torch.profiler.profile(profile_memory=True) as profile:
+        run()
+    events = profile.profiler.kineto_results.events()
+    events = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    return max(itertools.accumulate(size for _, size in events))
+
+
+@pytest.mark.parametrize(
+    ("size", "radius"), [(1024, 1), pytest.param(2048, 15, marks=pytest.mark.slow)]
+)
+def test_forward_and_backward_take_six_images(size, radius):
+    image = torch.rand(1, 1, size, size)
+
+    def run():  # the output and its gradient belong to the loss
+        leaf = image.detach().requires_grad_()
+        sigmas = [torch.tensor(sigma, requires_grad=True) for sigma in (3.0, 0.1)]
+        bilateral_filter(leaf, *sigmas, radius=radius, backend="torch").square().sum().backward()
+
+    assert peak_of(run) <= 6 * 4 * size**2
 
 
 FAST = ["piecewise", "grid", "fourier"]

@@ -72,7 +72,7 @@ class Layout(NamedTuple):
 class _Chunks:
     """The ranges of pixels of a problem, each with the shifts of its pairs."""
 
-    def __init__(self, sources: Tensor, radii: tuple[int, ...], taps: Taps) -> None:
+    def __init__(self, sources: Tensor, radii: tuple[int, ...], taps: Taps, elements: int) -> None:
         batch, channels, *padded = sources.shape
         self.layout = layout = Layout.of(tuple(padded), radii)
         self.taps = [(k, layout.shift(offset)) for k, offset in taps]
@@ -81,7 +81,7 @@ class _Chunks:
         rows = layout.planes * layout.height
         self.rows = rows  # of a chunk; a GPU takes the whole image at once
         if sources.device.type == "cpu":
-            wanted = max(CHUNK // max(batch * channels, 1), 2048)
+            wanted = max(elements // max(batch * channels, 1), 2048)
             self.rows = min(rows, -(-wanted // layout.width))
         # What has no partner in the array lies in the margin of the last rows.
         self.end = rows * layout.width - self.reach
@@ -175,7 +175,7 @@ def chunked_means(
     batch, channels = sources.shape[:2]
     means = sources.new_empty(batch, channels - (not ones), *finite.shape[2:])
     total = sources.new_empty(finite.shape)
-    chunks = _Chunks(sources, radii, taps)
+    chunks = _Chunks(sources, radii, taps, CHUNK)
     sources = sources.flatten(2)
     guide = sources if guide is None else guide.flatten(2)
     weights = _Weights(guide, sharpness, exponents, distance, chunks.length)
@@ -294,7 +294,8 @@ def chunked_gradients(
     needs: tuple[bool, ...],
 ) -> tuple[Tensor, ...]:
     """Return the gradients of `pairs._PairGradients` that are needed."""
-    chunks = _Chunks(sources, radii, taps)
+    # Twice as many work arrays as in the forward.
+    chunks = _Chunks(sources, radii, taps, CHUNK // 2)
     channels = sources.shape[1]
     grad_sources = torch.zeros_like(sources, memory_format=torch.contiguous_format)
     # Where the sources are their own guide, both gradients are summed in one array.
