@@ -10,7 +10,7 @@ from skimage.restoration import denoise_bilateral
 from torch.nn.functional import interpolate
 from torchvision.io import decode_image
 
-from torchops import bilateral_filter
+from torchops import bilateral_filter, joint_bilateral_upsample
 
 SAMPLES = HERE.parent / "torchops" / "samples"
 RANGE = 0.1
@@ -22,19 +22,19 @@ def photograph(size, device, name="camera.png"):
     return interpolate(image, (size, size), mode="bicubic", antialias=True).clamp(0, 1).to(device)
 
 
-def backward(function, image):
+SIGMAS = (3.0, RANGE)
+
+
+def backward(function, image, sigmas=SIGMAS):
     """Run forward and backward, with gradients to the image and to both sigmas."""
 
     def run():
         leaf = image.detach().requires_grad_()
-        space, range_ = (torch.tensor(s, device=image.device, requires_grad=True) for s in SIGMAS)
+        space, range_ = (torch.tensor(s, device=image.device, requires_grad=True) for s in sigmas)
         function(leaf, space, range_).square().sum().backward()
         return leaf.grad
 
     return run
-
-
-SIGMAS = (3.0, RANGE)
 
 
 def psnr_to(exact):
@@ -176,6 +176,56 @@ def fourier_case(device):
     )
 
 
+def fast_backward_case(sigma, device):
+    """Forward and backward of the fast methods, with memory."""
+    image = photograph(1024, device)
+    candidates = {
+        f"torchops {name}": backward(
+            lambda x, space, level, options=options: bilateral_filter(
+                x, space, level, radius=3 * sigma, **options
+            ),
+            image,
+            (float(sigma), RANGE),
+        )
+        for name, options in FAST.items()
+        if name != "fourier"  # which would read the guide's range each time
+    }
+    return Case(
+        name=f"1024x1024 gray, sigma_space {sigma}, fast methods, forward + backward",
+        candidates=candidates,
+        baseline="torchops grid",
+        image_bytes=image.numel() * 4,
+    )
+
+
+def upsample_case(factor, device):
+    """A small photograph enlarged by the luma of the large one, beside what knows no guide."""
+    truth = photograph(1024, device, "coffee.png")
+    small = interpolate(truth, scale_factor=1 / factor, mode="area")
+    luma = (truth * torch.tensor([0.299, 0.587, 0.114], device=device)[:, None, None]).sum(1, True)
+
+    def kornias():
+        # On the large grid the same Gaussian is that many times wider: cut off at 2 sigma here.
+        large = interpolate(small, scale_factor=factor, mode="bilinear")
+        sigma = 0.5 * factor
+        return kornia.filters.joint_bilateral_blur(
+            large, luma, 4 * int(sigma) + 1, RANGE / 2, (sigma, sigma)
+        )
+
+    return Case(
+        name=f"joint upsampling of RGB to 1024x1024 by {factor}",
+        candidates={
+            "torchops": lambda: joint_bilateral_upsample(small, luma, 0.5, RANGE / 2),
+            "bilinear": lambda: interpolate(small, scale_factor=factor, mode="bilinear"),
+            "bicubic": lambda: interpolate(small, scale_factor=factor, mode="bicubic"),
+            "bilinear, then kornia's joint blur": kornias,
+        },
+        baseline="bicubic",
+        metrics={"PSNR to truth": psnr_to(truth.double().cpu())},
+        image_bytes=truth.numel() * 4,
+    )
+
+
 def memory_case(device):
     image = photograph(2048, device)
     return Case(
@@ -241,9 +291,12 @@ def cases(device):
         yield opencv_case(window, device)
     for sigma in (4, 16, 32):
         yield fast_case(sigma, device)
+    yield fast_backward_case(16, device)
     for name in FAST:
         yield scaling_case(name, device)
     yield fourier_case(device)
+    for factor in (4, 8):
+        yield upsample_case(factor, device)
     yield memory_case(device)
 
 

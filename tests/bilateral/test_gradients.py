@@ -1,11 +1,14 @@
 """Gradients of the bilateral filter: gradcheck, second order, memory, what has none."""
 
+import itertools
+
 import pytest
 import torch
 from helpers import assert_close
 from torch.autograd import gradcheck, gradgradcheck
 
 from torchops import bilateral_filter
+from torchops.bilateral import chunks, exact, pairs
 
 
 def tensors(dims, guide_channels=2, size=None):
@@ -77,52 +80,59 @@ def test_sigmas_per_sample_and_per_axis():
     assert gradcheck(run, (along_y, along_x, level))
 
 
-@pytest.mark.parametrize("ones", [False, True])
+@pytest.mark.parametrize("counted", [False, True])
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("guide_channels", [1, 2])
-def test_the_fast_and_the_traceable_form_agree(ones, shared, guide_channels):
-    from torchops.bilateral import pairs
-
+@pytest.mark.parametrize("guide_channels", [0, 1, 2])
+@pytest.mark.parametrize("radii", [(3,), (2, 1), (1, 0, 2)])
+def test_the_fast_and_the_traceable_form_agree(counted, shared, guide_channels, radii):
+    if counted and not guide_channels:
+        return  # what counts is no part of a guide
+    size = {1: (90,), 2: (9, 7), 3: (4, 5, 6)}[len(radii)]
+    padded = [n + 2 * r for n, r in zip(size, radii, strict=True)]
     generator = torch.Generator().manual_seed(0)
-    sources, guide, upstream = (
-        torch.randn(2, c, 500, generator=generator, dtype=torch.float64)
-        for c in (3, guide_channels, 3 + ones)
-    )
+
+    def rand(*shape):
+        return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+    sources = rand(2, 3 + counted, *padded)
+    guide = rand(2, guide_channels, *padded) if guide_channels else None
+    finite = rand(2, 1, *size) > 0.1
     sharpness = torch.tensor([1.0, 0.3], dtype=torch.float64)
     if shared:  # one number for all samples takes a shorter way
         sharpness = sharpness[:1].expand(2)
-    exponents = -torch.rand(2, 5, generator=generator, dtype=torch.float64)
-    deltas = (1, 0, 9, 10, 11)
-    inner = slice(11, -11)
+    taps = exact.half_window(radii, "disc")
+    exponents = -rand(2, max(k for k, _ in taps) + 1)
     for distance in ("l2", "l1"):
-        options = (sharpness, exponents, deltas, distance, ones)
-        fast = pairs._chunked_sums(sources, guide, *options)
-        plain = pairs._traceable_sums(sources, guide, *options)
-        assert_close(fast[..., inner], plain[..., inner], 1e-13)
-        # The sums are complete inside only, so gradients come from there only.
-        arrays = (torch.zeros_like(upstream), sources, guide, sharpness, exponents)
-        arrays[0][..., inner] = upstream[..., inner]
-        needs = (True,) * 4
-        fast = pairs._chunked_gradients(arrays, deltas, distance, ones, needs)
-        plain = pairs._traceable_gradients(arrays, deltas, distance, ones, needs)
+        arrays, options = (sources, guide), (sharpness, exponents, radii, taps, distance)
+        fast = chunks.chunked_means(*arrays, finite, *options, not counted)
+        plain = pairs._traceable_means(*arrays, finite, *options, not counted)
         for a, b in zip(fast, plain, strict=True):
-            assert_close(a, b, 1e-11)
+            assert torch.equal(a.isinf(), b.isinf())
+            assert_close(a.nan_to_num(posinf=0), b.nan_to_num(posinf=0), 1e-13)
+        upstream = [rand(2, 3, *size), *plain, rand(2, 1, *size)]
+        for needs in ((True, guide is not None, True, True), (False, False, True, False)):
+            further = (*arrays, *options, not counted, needs)
+            fast = chunks.chunked_gradients(upstream, *further)
+            plain = pairs._traceable_gradients(upstream, *further)
+            for a, b in zip(fast, plain, strict=True):
+                assert_close(a, b, 1e-12 * max(1, b.abs().max().item()))
 
 
-def test_chunks_change_nothing(monkeypatch):
-    from torchops.bilateral import pairs
-
-    inputs = tensors(2, size=(40, 150))
-    upstream = torch.randn(2, 40, 150, dtype=torch.float64)
+@pytest.mark.parametrize("size", [(4000,), (40, 150), (9, 20, 30), (2, 70, 60)])
+def test_chunks_change_nothing(monkeypatch, size):
+    dims = len(size)
+    inputs = tensors(dims, size=size)
+    upstream = torch.randn(2, *size, dtype=torch.float64)
 
     def run():
-        out = filtered("exact")(*inputs)
+        out = filtered("exact", spatial_dims=dims)(*inputs)
         return out, *torch.autograd.grad(out, inputs, upstream)
 
     whole = run()
-    monkeypatch.setattr(pairs, "CHUNK", 1)  # the smallest chunk, 2048 pixels
+    # The smallest chunk, 2048 pixels: shorter than the reach of the large planes.
+    monkeypatch.setattr(chunks, "CHUNK", 1)
     for a, b in zip(run(), whole, strict=True):
-        assert_close(a, b, 1e-10)
+        assert_close(a, b, 1e-12 * max(1, b.abs().max().item()))
 
 
 def test_no_gradient_is_nan_where_nothing_counts_or_nothing_is_finite():
@@ -203,6 +213,41 @@ def test_saved_memory_does_not_grow_with_the_window():
         saved[radius] = sum(dict(sizes).values()) / (64 + 2 * radius) ** 2
     assert saved[7] < saved[1] + 1
     assert saved[7] < 12
+
+
+def test_powers_of_two():
+    exponent = -torch.cat([torch.linspace(0, 126, 10001), torch.tensor([127.0, 1e4, 1e38])])
+    found, expected = pairs._power_of_two(exponent), exponent.double().exp2()
+    error = (found.double() - expected).abs()
+    assert (error <= 4e-7 * expected)[:-3].all()
+    assert (found[-3:] == 0).all()
+    assert pairs._power_of_two(torch.tensor([torch.nan, -torch.inf])).isnan().tolist() == [
+        True,
+        False,
+    ]
+
+
+def peak_of(run):
+    """The most bytes that are allocated at one time within a call."""
+    with torch.profiler.profile(profile_memory=True) as profile:
+        run()
+    events = profile.profiler.kineto_results.events()
+    events = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    return max(itertools.accumulate(size for _, size in events))
+
+
+@pytest.mark.parametrize(
+    ("size", "radius"), [(1024, 1), pytest.param(2048, 15, marks=pytest.mark.slow)]
+)
+def test_forward_and_backward_take_six_images(size, radius):
+    image = torch.rand(1, 1, size, size)
+
+    def run():  # the output and its gradient belong to the loss
+        leaf = image.detach().requires_grad_()
+        sigmas = [torch.tensor(sigma, requires_grad=True) for sigma in (3.0, 0.1)]
+        bilateral_filter(leaf, *sigmas, radius=radius, backend="torch").square().sum().backward()
+
+    assert peak_of(run) <= 6 * 4 * size**2
 
 
 FAST = ["piecewise", "grid", "fourier"]

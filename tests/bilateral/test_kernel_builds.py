@@ -29,3 +29,4 @@ def test_compiles_without_spilling(architecture):
         assert 0 < build["registers"] <= 255, build
         # Spilled registers live on the stack; a few bytes of it hold what a call needs.
         assert build["stack"] <= 8, build
+        assert build["local"] == 0, build

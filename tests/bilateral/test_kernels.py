@@ -10,8 +10,7 @@ import torch
 from helpers import assert_close
 
 from torchops import BilateralFilter, bilateral_filter
-from torchops.bilateral import fused
-from torchops.bilateral.exact import pad_image
+from torchops.bilateral.exact import fold_margins, pad_image
 
 pytest.importorskip("triton")
 
@@ -59,6 +58,10 @@ PAIRWISE = [
     ("square", "l2", "valid_only", 0, False, 1),
     ("square", "l2", "valid_only", 2, False, 3),
     ("disc", "l1", "reflect", 0, False, 1),
+    ("square", "l1", "reflect", 1, True, 2),
+    ("disc", "l2", "constant", 1, False, 3),
+    ("square", "l2", "circular", 1, True, 1),
+    ("disc", "l1", "valid_only", 1, False, 2),
 ]
 
 
@@ -91,7 +94,7 @@ def test_equals_the_plain_path_in_values_and_gradients(options):
     "options",
     list(
         itertools.product(
-            ("square", "disc"), ("l2", "l1"), BORDERS, (0, 2), (False, True), (1, 2, 3)
+            ("square", "disc"), ("l2", "l1"), BORDERS, (0, 1, 2), (False, True), (1, 2, 3)
         )
     ),
     ids=str,
@@ -132,7 +135,7 @@ def test_folding_is_the_transpose_of_padding(border, size, radius):
     image = draw(1, 1, *size)
     margined = pad_image(image, radius, border, 0.0)
     weights = draw(*margined.shape, seed=5)
-    folded = fused.fold_margins(weights, list(radius), border)
+    folded = fold_margins(weights, radius, border)
     assert_close((folded * image).sum(), (weights * margined).sum(), 1e-12)
 
 
@@ -223,11 +226,11 @@ def test_second_order_raises_with_the_cure():
 
 def test_which_path_ran(monkeypatch):
     calls = []
-    from torchops.bilateral import kernels
+    from torchops.bilateral import kernels_launch
 
-    launch = kernels.launch_forward
+    launch = kernels_launch.launch_forward
     monkeypatch.setattr(
-        kernels, "launch_forward", lambda *args: calls.append("triton") or launch(*args)
+        kernels_launch, "launch_forward", lambda *args: calls.append("triton") or launch(*args)
     )
     image = draw(1, 4, 4)
     bilateral_filter(image, 1.0, 0.3, backend="torch")

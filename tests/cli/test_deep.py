@@ -10,7 +10,6 @@ import torch
 from helpers import assert_close
 from PIL import Image
 
-from torchops.cli.deep import _read_chunks
 from torchops.cli.io import read_image, read_picture, write_image
 
 LEVELS = np.random.default_rng(0).integers(0, 65536, (3, 7, 11), dtype=np.uint16)
@@ -62,8 +61,26 @@ def test_every_row_filter_is_undone(tmp_path, cv2, level, smooth):
     assert_close(read_image(path) * 65535, torch.from_numpy(levels.astype(np.float32)), 0.01)
 
 
+def chunks(data):
+    """Name and content of every chunk of a PNG file."""
+    start = 8
+    while start < len(data):
+        (length,) = struct.unpack(">I", data[start : start + 4])
+        yield data[start + 4 : start + 8], data[start + 8 : start + 8 + length]
+        start += 12 + length
+
+
 def idat(data):
-    return b"".join(content for name, content in _read_chunks(data) if name == b"IDAT")
+    return b"".join(content for name, content in chunks(data) if name == b"IDAT")
+
+
+def png(parts):
+    """A PNG file of chunks."""
+    data = b"\x89PNG\r\n\x1a\n"
+    for name, content in parts:
+        check = struct.pack(">I", zlib.crc32(name + content))
+        data += struct.pack(">I", len(content)) + name + content + check
+    return data
 
 
 def test_gray_with_alpha_keeps_its_depth(tmp_path):
@@ -81,11 +98,45 @@ def gray_with_alpha(levels):
     pixels = np.stack([levels, np.full_like(levels, 65535)], -1).astype(">u2")
     lines = b"".join(b"\0" + row.tobytes() for row in pixels)
     header = struct.pack(">IIBBBBB", width, height, 16, 4, 0, 0, 0)
-    data = b"\x89PNG\r\n\x1a\n"
-    for name, content in ((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")):
-        check = struct.pack(">I", zlib.crc32(name + content))
-        data += struct.pack(">I", len(content)) + name + content + check
-    return data
+    return png(((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")))
+
+
+def interlaced(levels):
+    """A PNG of colour type 2 whose pixels come in the seven passes of Adam7."""
+    height, width = levels.shape[1:]
+    lines = b""
+    for y, x, dy, dx in (
+        (0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2),
+        (1, 0, 2, 1),
+    ):  # fmt: skip
+        part = levels[:, y::dy, x::dx].transpose(1, 2, 0).astype(">u2")
+        if part.size:
+            lines += b"".join(b"\0" + row.tobytes() for row in part)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 1)
+    return png(((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")))
+
+
+def test_interlaced_files_keep_their_depth(tmp_path, cv2):
+    path = tmp_path / "i.png"
+    path.write_bytes(interlaced(LEVELS))
+    by_opencv = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[..., ::-1].transpose(2, 0, 1)
+    np.testing.assert_array_equal(by_opencv, LEVELS)
+    image, depth = read_picture(path)
+    assert depth == 16
+    assert_close(image * 65535, torch.from_numpy(LEVELS.astype(np.float32)), 0.01)
+
+
+def test_files_with_an_orientation_keep_their_depth(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side: a quarter turn clockwise makes it upright
+    path = tmp_path / "o.png"
+    write_image(path, torch.from_numpy(LEVELS.astype(np.float64) / 65535), depth=16)
+    first, *rest = chunks(path.read_bytes())
+    path.write_bytes(png((first, (b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")), *rest)))
+    image, depth = read_picture(path)
+    assert depth == 16
+    expected = np.rot90(LEVELS, -1, (1, 2)).astype(np.float32)
+    assert_close(image * 65535, torch.from_numpy(expected.copy()), 0.01)
 
 
 def test_gray_reading_of_deep_colour_is_the_luma_of_bt601(tmp_path):

@@ -2,34 +2,34 @@
 
 import itertools
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from torchops._common.sampling import reflect_index
 from torchops.bilateral.arguments import Batch
-from torchops.bilateral.pairs import pair_sums
+from torchops.bilateral.pairs import pair_means
 
 # A guide value so far from all others that its weight is 0, while its square is still a float32.
 FAR = 1e15
 
 
-def half_window(radii: tuple[int, ...], window: str, strides: list[int]) -> tuple[int, ...]:
-    """Return the flat offsets of the half of the box that follows its centre in raster order.
+def half_window(radii: tuple[int, ...], window: str) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """Return number and offset of what the window has after its centre in raster order.
 
-    The other half are their negatives. An offset outside the window stands as 0: "disc" keeps the
-    ellipsoid of the radii, border included, which is the disc of OpenCV where all radii are equal.
+    Its other half are the negatives. "disc" keeps the ellipsoid of the radii, border included,
+    which is the disc of OpenCV where all radii are equal; offsets outside count as numbers too.
     """
     # Multiplied out by the product of all squares, so that the comparison is between integers.
     whole = math.prod([radius**2 for radius in radii if radius])
-    deltas = []
-    for offset in itertools.product(*(range(-radius, radius + 1) for radius in radii)):
-        if offset <= (0,) * len(radii):
-            continue
+    offsets = list(itertools.product(*(range(-radius, radius + 1) for radius in radii)))
+    taps = []
+    for k, offset in enumerate(offsets[len(offsets) // 2 + 1 :]):
         length = sum(o * o * (whole // (r * r)) for o, r in zip(offset, radii, strict=True) if r)
-        inside = window == "square" or length <= whole
-        deltas.append(sum(o * s for o, s in zip(offset, strides, strict=True)) if inside else 0)
-    return tuple(deltas)
+        if window == "square" or length <= whole:
+            taps.append((k, offset))
+    return tuple(taps)
 
 
 def spatial_exponents(radii: tuple[int, ...], sigma_space: Tensor) -> Tensor:
@@ -51,14 +51,18 @@ def pad_image(image: Tensor, radii: tuple[int, ...], border: str, outside: float
         if radius == 0:
             continue
         size = image.shape[dim]
-        index = torch.arange(-radius, size + radius, device=image.device)
-        if border == "reflect":
-            index = reflect_index(index, size)
-        elif border == "replicate":
-            index = index.clamp(0, size - 1)
-        else:
-            index = index.remainder(size)
-        image = image.index_select(dim, index)
+        # Only the margins are gathered: the rest is copied as it lies.
+        before = torch.arange(-radius, 0, device=image.device)
+        margins = []
+        for index in (before, before + (size + radius)):
+            if border == "reflect":
+                index = reflect_index(index, size)
+            elif border == "replicate":
+                index = index.clamp(0, size - 1)
+            else:
+                index = index.remainder(size)
+            margins.append(image.index_select(dim, index))
+        image = torch.cat([margins[0], image, margins[1]], dim)
     return image
 
 
@@ -67,6 +71,42 @@ def crop_image(padded: Tensor, radii: tuple[int, ...]) -> Tensor:
     # One copy instead of a chain of views, whose gradients would each fill a whole image.
     widths = [width for radius in reversed(radii) for width in (-radius, -radius)]
     return torch.nn.functional.pad(padded, widths)
+
+
+def fold_margins(
+    gradient: Tensor, radii: tuple[int, ...], border: str, *, inplace: bool = False
+) -> Tensor:
+    """Apply the transpose of `pad_image`: add every margin to the pixels that it repeats.
+
+    With ``inplace`` the sums are made in ``gradient``, and a view of it is returned.
+    """
+    if border in ("constant", "valid_only"):
+        return _within(gradient, radii) if inplace else crop_image(gradient, radii).contiguous()
+    for dim, radius in reversed(list(enumerate(radii, start=gradient.ndim - len(radii)))):
+        size = gradient.shape[dim] - 2 * radius
+        if border == "replicate" or size == 1:
+            before, core, after = gradient.split([radius, size, radius], dim)
+            gradient = core if inplace else core.clone()
+            gradient.select(dim, 0).add_(before.sum(dim))
+            gradient.select(dim, -1).add_(after.sum(dim))
+            continue
+        # A wide margin repeats the image several times: it is peeled from outside, each layer
+        # being what the image and the layers within it can fill in one repetition.
+        edge = 1 if border == "reflect" else 0
+        layers: list[int] = []
+        while sum(layers) < radius:
+            layers.append(min(radius - sum(layers), size + 2 * sum(layers) - edge))
+        for width in reversed(layers):
+            length = gradient.shape[dim] - 2 * width
+            before, core, after = gradient.split([width, length, width], dim)
+            gradient = core if inplace else core.clone()
+            if border == "reflect":
+                gradient.narrow(dim, 1, width).add_(before.flip(dim))
+                gradient.narrow(dim, length - 1 - width, width).add_(after.flip(dim))
+            else:
+                gradient.narrow(dim, length - width, width).add_(before)
+                gradient.narrow(dim, 0, width).add_(after)
+    return gradient
 
 
 def countable(
@@ -98,64 +138,86 @@ def normalised(weighted: Tensor, total: Tensor, finite: Tensor) -> Tensor:
     return torch.where(some, weighted / torch.where(some, total, 1), 0)
 
 
-def sources_of(batch: Batch) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+def sources_of(
+    image: Tensor, guide: Tensor | None, mask: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
     """Return values, counts and guide (None: ones, the values), and where the guide is finite.
 
     Without a mask no counts are needed: a pixel that must not count gets a guide far from all.
+    ``guide`` is None where the image guides itself.
     """
-    if batch.mask is not None:
-        return countable(batch.image, batch.guide, batch.mask)
-    finite = batch.guide.isfinite().all(1, keepdim=True)
-    if batch.guide is batch.image:
-        return torch.where(finite, batch.image, FAR), None, None, finite
-    values = torch.where(finite, batch.image, 0)
-    return values, None, torch.where(finite, batch.guide, FAR), finite
+    if mask is not None:
+        return countable(image, image if guide is None else guide, mask)
+    if guide is None:
+        finite = image.isfinite().all(1, keepdim=True)
+        return torch.where(finite, image, FAR), None, None, finite
+    finite = guide.isfinite().all(1, keepdim=True)
+    return torch.where(finite, image, 0), None, torch.where(finite, guide, FAR), finite
+
+
+class _Padding(NamedTuple):
+    """The padding of a problem without a mask, inside the function that is differentiated."""
+
+    radii: tuple[int, ...]
+    border: str
+
+    def prepare(self, image: Tensor, guide: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return padded sources and guide, and where the guide is finite: see `sources_of`."""
+        # Padded first and cleaned then, so that no more than two arrays are held at a time.
+        outside = FAR if self.border == "valid_only" else 0.0
+        own = pad_image(image if guide is None else guide, self.radii, self.border, outside)
+        known = own.isfinite().all(1, keepdim=True)
+        own = torch.where(known, own, FAR)
+        finite = _within(known, self.radii)
+        if guide is None:
+            return own, None, finite
+        values = pad_image(image, self.radii, self.border, 0.0)
+        return torch.where(known, values, 0), own, finite
+
+    def restore(self, gradient: Tensor, finite: Tensor) -> Tensor:
+        """Take the gradient by a padded array, which is used up, to the one by the array."""
+        inplace = not torch.is_grad_enabled()
+        folded = fold_margins(gradient, self.radii, self.border, inplace=inplace)
+        return torch.where(finite, folded, 0)
+
+
+def _within(padded: Tensor, radii: tuple[int, ...]) -> Tensor:
+    """View an array without its margins."""
+    for dim, radius in enumerate(radii, start=padded.ndim - len(radii)):
+        padded = padded.narrow(dim, radius, padded.shape[dim] - 2 * radius)
+    return padded
 
 
 def exact_filter(
     batch: Batch, radii: tuple[int, ...], *, window: str, distance: str, border: str
 ) -> Tensor:
     """Filter a batch with one window."""
-    sums, finite = _window_sums(batch, radii, window, distance, border)
-    weighted, total = sums.split([sums.shape[1] - 1, 1], 1)
-    return normalised(weighted, total, finite)
-
-
-def _window_sums(
-    batch: Batch, radii: tuple[int, ...], window: str, distance: str, border: str
-) -> tuple[Tensor, Tensor]:
-    """Return the weighted values and, as last channel, the weight sums; and where it is finite.
-
-    A function of its own, so that what it made is freed before its caller divides.
-    """
-    values, counts, guide, finite = sources_of(batch)
-    values, counts, guide = pad_sources(values, counts, guide, radii, border)
-    samples, channels, *padded = values.shape
-    strides = [math.prod(padded[axis + 1 :]) for axis in range(len(radii))]
-    sources = values if counts is None else torch.cat([values, counts], 1)
-    guide = values if guide is None else guide
-    sharpness = 1 / (2 * math.log(2) * batch.sigma_range.square())
-    sums = pair_sums(
-        _flat(sources, padded),
-        _flat(guide, padded),
-        sharpness.expand(samples),
+    image, mask = batch.image, batch.mask
+    guide = None if batch.guide is image else batch.guide
+    samples = image.shape[0]
+    options = (
+        (1 / (2 * math.log(2) * batch.sigma_range.square())).expand(samples),
         spatial_exponents(radii, batch.sigma_space).expand(samples, -1),
-        half_window(radii, window, strides),
+        radii,
+        half_window(radii, window),
         distance,
-        counts is None,
+        mask is None,
     )
-    del values, counts, guide, sources  # at its end the crop is the largest moment
-    return crop_image(sums.reshape(samples, channels + 1, *padded), radii), finite
+    if mask is None and not torch.compiler.is_compiling():
+        return pair_means(image, guide, None, *options, _Padding(radii, border))
+    values, counts, clean, finite = sources_of(image, guide, mask)
+    values, counts, clean = pad_sources(values, counts, clean, radii, border)
+    sources = _stored(values if counts is None else torch.cat([values, counts], 1))
+    return pair_means(sources, None if clean is None else _stored(clean), finite, *options)
 
 
-def _flat(array: Tensor, padded: list[int]) -> Tensor:
-    """Give an array (B, C, *padded) one spatial axis."""
-    batch, channels, size = array.shape[0], array.shape[1], math.prod(padded)
-    array = array.reshape(batch, channels, size)
+def _stored(array: Tensor) -> Tensor:
+    """Have a compiler store the array, instead of padding anew at each of its many uses."""
+    array = array.contiguous()
     if not torch.compiler.is_compiling():
         return array
-    # This has a compiler store the array, instead of padding anew at each of its many uses.
-    return array.contiguous().as_strided((batch, channels, size), (channels * size, size, 1))
+    strides = [math.prod(array.shape[dim + 1 :]) for dim in range(array.ndim)]
+    return array.as_strided(array.shape, strides)
 
 
 def pad_sources(

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from torchops.bilateral.arguments import Batch
-from torchops.bilateral.exact import crop_image, normalised, pad_sources, sources_of
+from torchops.bilateral.exact import fold_margins, normalised, pad_sources, sources_of
 
 _library = torch.library.Library("torchops", "FRAGMENT")
 _library.define(
@@ -39,7 +39,7 @@ def _forward(
     l1: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return sum_q w_pq values_q and sum_q w_pq counts_q; None stands for ones, and for values."""
-    from torchops.bilateral.kernels import launch_forward
+    from torchops.bilateral.kernels_launch import launch_forward
 
     arrays = pad_sources(values, counts, guide, tuple(radii), border)
     with torch.cuda.device_of(values):  # Triton launches on the current device
@@ -62,7 +62,7 @@ def _backward(
     needs_rates: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of values, counts, guide and rates; empty for what is not needed."""
-    from torchops.bilateral.kernels import launch_backward
+    from torchops.bilateral.kernels_launch import launch_backward
 
     arrays = pad_sources(values, counts, guide, tuple(radii), border)
     gradients = (grad_sums, grad_total)
@@ -71,41 +71,10 @@ def _backward(
             *arrays, rates, *gradients, radii, disc, l1, needs_guide, needs_rates
         )
     first, second, third = (
-        fold_margins(gradient, radii, border) if gradient.ndim > 1 else gradient
+        fold_margins(gradient, tuple(radii), border) if gradient.ndim > 1 else gradient
         for gradient in found
     )
     return first, second, third, grad_rates
-
-
-def fold_margins(gradient: Tensor, radii: list[int], border: str) -> Tensor:
-    """Apply the transpose of `pad_image`: add every margin to the pixels that it repeats."""
-    if border in ("constant", "valid_only"):
-        return crop_image(gradient, tuple(radii)).contiguous()
-    for dim, radius in reversed(list(enumerate(radii, start=gradient.ndim - len(radii)))):
-        size = gradient.shape[dim] - 2 * radius
-        if border == "replicate" or size == 1:
-            before, core, after = gradient.split([radius, size, radius], dim)
-            gradient = core.clone()
-            gradient.select(dim, 0).add_(before.sum(dim))
-            gradient.select(dim, -1).add_(after.sum(dim))
-            continue
-        # A wide margin repeats the image several times: it is peeled from outside, each layer
-        # being what the image and the layers within it can fill in one repetition.
-        edge = 1 if border == "reflect" else 0
-        layers: list[int] = []
-        while sum(layers) < radius:
-            layers.append(min(radius - sum(layers), size + 2 * sum(layers) - edge))
-        for width in reversed(layers):
-            length = gradient.shape[dim] - 2 * width
-            before, core, after = gradient.split([width, length, width], dim)
-            gradient = core.clone()
-            if border == "reflect":
-                gradient.narrow(dim, 1, width).add_(before.flip(dim))
-                gradient.narrow(dim, length - 1 - width, width).add_(after.flip(dim))
-            else:
-                gradient.narrow(dim, length - width, width).add_(before)
-                gradient.narrow(dim, 0, width).add_(after)
-    return gradient
 
 
 @torch.library.register_fake("torchops::bilateral_forward", lib=_library)
@@ -226,7 +195,8 @@ def exact_filter_fused(
     batch: Batch, radii: tuple[int, ...], *, window: str, distance: str, border: str
 ) -> Tensor:
     """Filter a batch with one window: `exact.exact_filter` by the kernels."""
-    values, counts, guide, finite = sources_of(batch)
+    own = None if batch.guide is batch.image else batch.guide
+    values, counts, guide, finite = sources_of(batch.image, own, batch.mask)
     missing = 3 - len(radii)  # the kernels know volumes only
     arrays = [
         None if array is None else array.reshape(*array.shape[:2], *[1] * missing, *array.shape[2:])

@@ -1,150 +1,211 @@
-"""Sums over all pairs of neighbouring pixels, each weight computed once for both pixels of a pair.
+"""Weighted means over all pairs of neighbouring pixels, each weight computed for both of a pair.
 
 The weight of a pair is symmetric, w_pq = w_qp, so half of the window's offsets are enough: what p
-gives to q and what q gives to p share one exponential. Pixels lie in one flat axis of padded rows,
-where every offset of the window is a shift by a constant number of elements; work proceeds in
-contiguous chunks of that axis which stay in the cache, and no intermediate outgrows the image.
+gives to q and what q gives to p share one exponential. The matrix of the weights is symmetric, so
+the gradient with respect to what is summed is the same sum over the incoming gradient. The backward
+recomputes the weights as the forward did, and no intermediate outgrows the image::
 
-The matrix of the weights is symmetric, so the gradient with respect to what is summed is the same
-sum over the incoming gradient, and the backward recomputes the weights as the forward did.
-
+    means_p = sums_p / total_p
     sums_p = sources_p + sum over q of w_pq sources_q
-    total_p = 1 + sum over q of w_pq
+    total_p = 1 + sum over q of w_pq, or the last channel of the sums where that counts the sources
     w_pq = 2^(exponent of the offset - sharpness * distance(guide_p, guide_q)^2)
 
-Arrays: ``sources`` (B, S, N); ``guide`` (B, D, N); ``sharpness`` (B,); ``exponents`` (B, K), one
-per offset; ``deltas``, the K positive flat offsets, 0 where the window leaves an offset out. The
-first and last max(deltas) positions are margin: the sums are complete everywhere else. Powers of
-two instead of exponentials because ``torch.exp2`` takes half the time of ``torch.exp`` on CPUs.
+The division belongs to the function so that nothing but its own output and ``total`` is kept for
+it. ``total`` is infinite where the mean is 0 by definition.
+
+Padding is part of the function too, so that a backward makes the padded arrays again.
+
+Arrays: ``sources`` (B, S, *padded), S = C or, with counts, C + 1; ``guide`` (B, D, *padded), None
+where the sources are their own; ``finite`` (B, 1, *spatial), boolean; ``sharpness`` (B,);
+``exponents`` (B, K), one per offset of the half window; ``taps``, number and offset of those that
+the window keeps. Padded arrays have margins of ``radii``. Powers of two instead of exponentials
+because ``torch.exp2`` takes half the time of ``torch.exp`` on CPUs.
 """
 
 import math
-from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-CHUNK = 1 << 18  # elements per work array: fewer pay for dispatch, more for leaving the cache
+from torchops.bilateral.chunks import Layout, Taps, chunked_gradients, chunked_means
 
 
-def pair_sums(
+class Padding(Protocol):
+    """How an image and its guide become sources and guide, and how gradients go back."""
+
+    def prepare(self, image: Tensor, guide: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return sources, guide (None: the sources) and finite."""
+        ...
+
+    def restore(self, gradient: Tensor, finite: Tensor) -> Tensor:
+        """Take the gradient by a padded array, which is used up, to the one by the array."""
+        ...
+
+
+def pair_means(
     sources: Tensor,
-    guide: Tensor,
+    guide: Tensor | None,
+    finite: Tensor | None,
     sharpness: Tensor,
     exponents: Tensor,
-    deltas: tuple[int, ...],
+    radii: tuple[int, ...],
+    taps: Taps,
     distance: str,
     ones: bool,
+    padding: Padding | None = None,
 ) -> Tensor:
-    """Return the sums (B, S, N) or, with ``ones``, sums and total (B, S + 1, N).
-
-    Differentiable in all four arrays, any order.
+    """Return the means (B, C, *spatial); differentiable in all floating arrays, any order.
 
     Args:
-        sources: What is summed.
-        guide: What is compared.
+        sources: What is averaged; without ``ones`` its last channel says how much each counts.
+        guide: What is compared; None for the sources.
+        finite: Where the mean is not 0 by definition.
         sharpness: Factor of the squared distance in the exponents.
         exponents: Spatial part of the exponents.
-        deltas: Flat offsets.
+        radii: Margins of sources and guide.
+        taps: Which offsets: (number in ``exponents``, offset), each later in raster order than 0.
         distance: "l2" or "l1" across the channels of ``guide``.
-        ones: Sum the weights too, as if the last channel of ``sources`` were 1.
+        ones: Every source counts 1.
+        padding: Makes sources, guide and finite of an image and its guide, given in their places.
+            The backward makes them again, so that no padded array is kept.
     """
-    return _PairSums.apply(sources, guide, sharpness, exponents, deltas, distance, ones)
+    arrays = (sources, guide, finite, sharpness, exponents)
+    return _PairMeans.apply(*arrays, radii, taps, distance, ones, padding)[0]
 
 
-def _fold(info: Any, in_dims: tuple[Any, ...], arrays: tuple[Tensor, ...]) -> list[Tensor]:
+def _fold(
+    info: Any, in_dims: tuple[Any, ...], arrays: tuple[Tensor | None, ...]
+) -> list[Tensor | None]:
     """Make the dimension of vmap part of the batch, so that work in place stays possible."""
-    folded = []
+    folded: list[Tensor | None] = []
     for array, dim in zip(arrays, in_dims, strict=False):
-        if dim is None:
-            array = array.expand(info.batch_size, *array.shape)
-        else:
-            array = array.movedim(dim, 0)
-        folded.append(array.flatten(0, 1))
+        if array is not None:
+            if dim is None:
+                array = array.expand(info.batch_size, *array.shape)
+            else:
+                array = array.movedim(dim, 0)
+            array = array.flatten(0, 1)
+        folded.append(array)
     return folded
 
 
-class _PairSums(torch.autograd.Function):
+def _unfold(info: Any, arrays: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    size = info.batch_size
+    return tuple(x.unflatten(0, (size, x.shape[0] // size)) for x in arrays), (0,) * len(arrays)
+
+
+class _PairMeans(torch.autograd.Function):
     @staticmethod
     def forward(
         sources: Tensor,
-        guide: Tensor,
+        guide: Tensor | None,
+        finite: Tensor | None,
         sharpness: Tensor,
         exponents: Tensor,
-        deltas: tuple[int, ...],
+        radii: tuple[int, ...],
+        taps: Taps,
         distance: str,
         ones: bool,
-    ) -> Tensor:
+        padding: Padding | None,
+    ) -> tuple[Tensor, Tensor]:
+        if padding is not None:
+            sources, guide, finite = padding.prepare(sources, guide)
+        assert finite is not None
         # A compiler fuses whole taps by itself; chunks would only tie its code to one size.
-        sums = _traceable_sums if torch.compiler.is_compiling() else _chunked_sums
-        return sums(sources, guide, sharpness, exponents, deltas, distance, ones)
+        means = _traceable_means if torch.compiler.is_compiling() else chunked_means
+        return means(sources, guide, finite, sharpness, exponents, radii, taps, distance, ones)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        *tensors, ctx.deltas, ctx.distance, ctx.ones = inputs
-        ctx.save_for_backward(*tensors)
+        ctx.save_for_backward(*output, *inputs[:2], *inputs[3:5])
+        ctx.options, ctx.padding = inputs[5:9], inputs[9]
+        if not torch.compiler.is_compiling():  # which does not know the method
+            ctx.set_materialize_grads(False)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Tensor, int]:
-        sums = _PairSums.apply(*_fold(info, in_dims, inputs[:4]), *inputs[4:])
-        return sums.unflatten(0, (info.batch_size, sums.shape[0] // info.batch_size)), 0
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> Any:
+        return _unfold(info, _PairMeans.apply(*_fold(info, in_dims, inputs[:5]), *inputs[5:]))
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        needs = tuple(ctx.needs_input_grad[:4])
-        grads = iter(
-            _PairGradients.apply(
-                upstream, *ctx.saved_tensors, ctx.deltas, ctx.distance, ctx.ones, needs
-            )
+    def backward(
+        ctx: Any, gradient: Tensor | None, grad_total: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        means, total, *arrays, sharpness, exponents = ctx.saved_tensors
+        if gradient is None:
+            gradient = torch.zeros_like(means)
+        if ctx.padding is not None:
+            *arrays, finite = ctx.padding.prepare(*arrays)
+        first, second, _, third, fourth = ctx.needs_input_grad[:5]
+        needs = (first, second, third, fourth)
+        upstream = (gradient, means, total, grad_total)
+        grads = list(
+            _PairGradients.apply(*upstream, *arrays, sharpness, exponents, *ctx.options, needs)
         )
-        return (*(next(grads) if need else None for need in needs), None, None, None)
+        del arrays  # leaving the margins takes memory too
+        if ctx.padding is not None:
+            for _ in range(first + second):
+                grads.append(ctx.padding.restore(grads.pop(0), finite))
+            grads = [*grads[third + fourth :], *grads[: third + fourth]]
+        found = iter(grads)
+        first, second, third, fourth = (next(found) if need else None for need in needs)
+        return (first, second, None, third, fourth, None, None, None, None, None)
 
 
 class _PairGradients(torch.autograd.Function):
-    """The first derivatives of `_PairSums`, as a function that can be differentiated again."""
+    """The first derivatives of `_PairMeans`, as a function that can be differentiated again.
+
+    ``means`` and ``total`` are arguments like the others: what depends on the sources through them
+    is the derivative of `_PairMeans` again.
+    """
 
     @staticmethod
     def forward(
-        upstream: Tensor,
+        gradient: Tensor,
+        means: Tensor,
+        total: Tensor,
+        grad_total: Tensor | None,
         sources: Tensor,
-        guide: Tensor,
+        guide: Tensor | None,
         sharpness: Tensor,
         exponents: Tensor,
-        deltas: tuple[int, ...],
+        radii: tuple[int, ...],
+        taps: Taps,
         distance: str,
         ones: bool,
         needs: tuple[bool, ...],
     ) -> tuple[Tensor, ...]:
-        arrays = (upstream, sources, guide, sharpness, exponents)
-        compiling = torch.compiler.is_compiling()
-        gradients = _traceable_gradients if compiling else _chunked_gradients
-        return gradients(arrays, deltas, distance, ones, needs)
+        upstream = [x for x in (gradient, means, total, grad_total) if x is not None]
+        gradients = _traceable_gradients if torch.compiler.is_compiling() else chunked_gradients
+        return gradients(
+            upstream, sources, guide, sharpness, exponents, radii, taps, distance, ones, needs
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        *tensors, ctx.deltas, ctx.distance, ctx.ones, ctx.needs = inputs
-        ctx.save_for_backward(*tensors)
+        ctx.save_for_backward(*inputs[:8])
+        ctx.radii, ctx.taps, ctx.distance, ctx.ones, ctx.needs = inputs[8:]
 
     @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple[Any, ...], *inputs: Any
-    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        grads = _PairGradients.apply(*_fold(info, in_dims, inputs[:5]), *inputs[5:])
-        return tuple(
-            g.unflatten(0, (info.batch_size, g.shape[0] // info.batch_size)) for g in grads
-        ), (0,) * len(grads)
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> Any:
+        return _unfold(info, _PairGradients.apply(*_fold(info, in_dims, inputs[:8]), *inputs[8:]))
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         # One offset at a time: second derivatives do not cost k^2 memory either.
-        arrays = ctx.saved_tensors
-        total = [torch.zeros_like(array) for array in arrays]
+        saved = ctx.saved_tensors
+        first = [x for x in saved[:4] if x is not None]
+        spread = partial(_padded_upstream, radii=ctx.radii)
+        upstream, pull_first = torch.func.vjp(spread, *first)[:2]
+        present = [x for x in saved[4:] if x is not None]
+        flat = [upstream, *(x.flatten(2) if x.ndim > 2 else x for x in present)]
+        total = [torch.zeros_like(array) for array in flat]
+        cotangents = tuple(c.flatten(2) if c.ndim > 2 else c for c in cotangents)
         if ctx.needs[0]:  # the centre passes its gradient straight through
             total[0] = pad(cotangents[0], (0, 0, 0, int(ctx.ones)))
-        for k, delta in _taps(ctx.deltas):
+        for k, delta in _shifts(saved[4], ctx.radii, ctx.taps):
             tap = partial(
                 _tap_gradients,
                 k=k,
@@ -153,16 +214,38 @@ class _PairGradients(torch.autograd.Function):
                 ones=ctx.ones,
                 needs=ctx.needs,
             )
-            pull = torch.func.vjp(tap, *arrays)[1]
+            pull = torch.func.vjp(tap, *flat)[1]
             total = [t + g for t, g in zip(total, pull(cotangents), strict=True)]
-        return (*total, None, None, None, None)
-
-
-def _taps(deltas: tuple[int, ...]) -> list[tuple[int, int]]:
-    return [(k, delta) for k, delta in enumerate(deltas) if delta]
+        found = iter((*pull_first(total[0]), *total[1:]))
+        grads = [None if x is None else next(found).reshape(x.shape) for x in saved]
+        return (*grads, None, None, None, None, None)
 
 
 # --- The definition, offset by offset, in differentiable operations ------------------------------
+
+
+def _shifts(sources: Tensor, radii: tuple[int, ...], taps: Taps) -> list[tuple[int, int]]:
+    """Return the taps with their offsets in a flat spatial axis."""
+    layout = Layout.of(tuple(sources.shape[2:]), radii)
+    return [(k, layout.shift(offset)) for k, offset in taps]
+
+
+def _padded_upstream(
+    gradient: Tensor,
+    means: Tensor,
+    total: Tensor,
+    grad_total: Tensor | None = None,
+    *,
+    radii: tuple[int, ...],
+) -> Tensor:
+    """Return the gradient by sums and weight sums (B, C + 1, N), 0 in the margins."""
+    some = total != torch.inf
+    quotient = torch.where(some, gradient / total, 0)
+    rest = -(quotient * means).sum(1, keepdim=True)
+    if grad_total is not None:
+        rest = rest + torch.where(some, grad_total, 0)
+    widths = [width for radius in reversed(radii) for width in (radius, radius)]
+    return pad(torch.cat([quotient, rest], 1), widths).flatten(2)
 
 
 def _compare(difference: Tensor, distance: str) -> tuple[Tensor, Tensor]:
@@ -177,48 +260,80 @@ def _with_ones(sources: Tensor, ones: bool) -> Tensor:
     return torch.cat([sources, torch.ones_like(sources[:, :1])], 1) if ones else sources
 
 
-def _traceable_sums(
+def _power_of_two(exponent: Tensor) -> Tensor:
+    """Return 2^exponent for exponents <= 0, for a compiler to fuse.
+
+    On a CPU in float32 by a polynomial, whose error is one rounding: a third less work than the
+    vectorised exp2 that the compiler calls.
+    """
+    if exponent.dtype != torch.float32 or exponent.device.type != "cpu":
+        return exponent.exp2()
+    exponent = exponent.clamp(min=-127)  # whose power comes out as 0
+    whole = exponent.round()
+    rest = (exponent - whole) * math.log(2)
+    power = torch.full_like(rest, 1 / math.factorial(6))
+    for degree in reversed(range(6)):
+        power = power * rest + 1 / math.factorial(degree)
+    return power * ((whole.to(torch.int32) + 127) << 23).view(torch.float32)
+
+
+def _traceable_means(
     sources: Tensor,
-    guide: Tensor,
+    guide: Tensor | None,
+    finite: Tensor,
     sharpness: Tensor,
     exponents: Tensor,
-    deltas: tuple[int, ...],
+    radii: tuple[int, ...],
+    taps: Taps,
     distance: str,
     ones: bool,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     # Centre by centre, both partners of a pair, and the channels one by one, so that they share
     # their weight: a compiler makes one loop over the image of it.
-    size = sources.shape[-1]
+    guide = sources if guide is None else guide
     channels = sources.split(1, 1)
-    margin = max(deltas, default=0)
-    end = size - margin
-    own = guide[..., margin:end]
-    sums = [channel[..., margin:end] for channel in channels]
-    total = torch.ones_like(sums[0])
-    for k, delta in _taps(deltas):
-        for shift in (delta, -delta):
-            here = slice(margin + shift, end + shift)
-            squared, _ = _compare(guide[..., here] - own, distance)
-            weight = (exponents[:, k, None, None] - sharpness[:, None, None] * squared).exp2()
-            sums = [s + weight * c[..., here] for s, c in zip(sums, channels, strict=True)]
-            total = total + weight
-    return pad(torch.cat([*sums, total] if ones else sums, 1), (margin, margin))
+    size = finite.shape[2:]
+
+    def shifted(array: Tensor, offset: tuple[int, ...]) -> Tensor:
+        for dim, (length, radius, o) in enumerate(zip(size, radii, offset, strict=True), start=2):
+            array = array.narrow(dim, radius + o, length)
+        return array
+
+    centre = (0,) * len(radii)
+    own = shifted(guide, centre)
+    sums = [shifted(channel, centre) for channel in channels]
+    if ones:
+        sums.append(torch.ones_like(sums[0]))
+    along = (1,) * len(radii)
+    blunt = sharpness.reshape(-1, 1, *along)
+    for k, offset in taps:
+        exponent = exponents[:, k].reshape(-1, 1, *along)
+        for there in (offset, tuple(-o for o in offset)):
+            squared, _ = _compare(shifted(guide, there) - own, distance)
+            weight = _power_of_two(exponent - blunt * squared)
+            terms = [weight * shifted(channel, there) for channel in channels]
+            if ones:
+                terms.append(weight)
+            sums = [s + t for s, t in zip(sums, terms, strict=True)]
+    *weighted, total = sums
+    none = (total < torch.finfo(total.dtype).tiny) | ~finite
+    total = torch.where(none, torch.inf, total)
+    return torch.cat([torch.where(none, 0, w / total) for w in weighted], 1), total
 
 
 def _tap_gradients(
     upstream: Tensor,
     sources: Tensor,
-    guide: Tensor,
-    sharpness: Tensor,
-    exponents: Tensor,
-    *,
+    *others: Tensor,
     k: int,
     delta: int,
     distance: str,
     ones: bool,
     needs: tuple[bool, ...],
 ) -> tuple[Tensor, ...]:
-    """Return what the pairs of one offset add to the needed gradients."""
+    """Return what the pairs of one offset add to the needed gradients, all arrays flat."""
+    *guides, sharpness, exponents = others
+    guide = guides[0] if guides else sources
     channels = sources.shape[1]
     sources = _with_ones(sources, ones)
     squared, slope = _compare(guide[..., delta:] - guide[..., :-delta], distance)
@@ -231,9 +346,13 @@ def _tap_gradients(
     found = []
     if needs[0]:
         found.append(pad(to_near[:, :channels], (0, delta)) + pad(to_far[:, :channels], (delta, 0)))
-    if needs[1]:
+    if needs[1] or (needs[0] and not guides):
         pull = 2 * sharpness[:, None, None] * shared * slope
-        found.append(pad(pull, (0, delta)) - pad(pull, (delta, 0)))
+        pulled = pad(pull, (0, delta)) - pad(pull, (delta, 0))
+        if guides:
+            found.append(pulled)
+        else:
+            found[0] = found[0] + pulled
     if needs[2]:
         found.append(-(shared * squared).sum((1, 2)))
     if needs[3]:
@@ -242,170 +361,25 @@ def _tap_gradients(
 
 
 def _traceable_gradients(
-    arrays: tuple[Tensor, ...],
-    deltas: tuple[int, ...],
-    distance: str,
-    ones: bool,
-    needs: tuple[bool, ...],
-) -> tuple[Tensor, ...]:
-    centre = arrays[0][:, : arrays[1].shape[1]].clone()
-    start = [centre, *(torch.zeros_like(array) for array in arrays[2:])]
-    total = [array for array, need in zip(start, needs, strict=True) if need]
-    for k, delta in _taps(deltas):
-        found = _tap_gradients(*arrays, k=k, delta=delta, distance=distance, ones=ones, needs=needs)
-        total = [t + f for t, f in zip(total, found, strict=True)]
-    return tuple(total)
-
-
-# --- The same in place, chunk by chunk -----------------------------------------------------------
-
-
-def _chunks(
-    sources: Tensor, deltas: tuple[int, ...]
-) -> Iterator[tuple[slice, list[tuple[int, slice]]]]:
-    """Yield ranges of pixels, each with its pairs: (offset number, range of the partners).
-
-    A GPU takes the whole image as one range. Ranges leave out the margin at the end: its pixels
-    have no later partner whose sum is complete.
-    """
-    batch, channels, size = sources.shape
-    end = size - max(deltas, default=0)
-    step = max(CHUNK // max(batch * channels, 1), 2048) if sources.device.type == "cpu" else end
-    taps = _taps(deltas)
-    for start in range(0, end, step):
-        stop = min(start + step, end)
-        yield slice(start, stop), [(k, slice(start + d, stop + d)) for k, d in taps]
-
-
-class _Weights:
-    """The weights of pairs of ranges, computed in work arrays that every chunk uses again."""
-
-    def __init__(
-        self, guide: Tensor, sharpness: Tensor, exponents: Tensor, distance: str, length: int
-    ) -> None:
-        self.guide, self.distance = guide, distance
-        self.exponents = exponents[..., None, None].unbind(1)
-        self.blunt = -sharpness[:, None, None]
-        # One number for all samples is multiplied in the same pass. A GPU would wait for it.
-        shared = sharpness.device.type == "cpu" and (
-            len(sharpness) == 1 or sharpness.stride(0) == 0
-        )
-        self.number = float(self.blunt[0]) if shared and len(sharpness) else None
-        self.difference = guide.new_empty(*guide.shape[:2], length)
-        self.weight = guide.new_empty(len(guide), 1, length)
-        self.length = self.weight  # replaced where l1 needs a third work array
-        if distance == "l1" and guide.shape[1] > 1:
-            self.length = torch.empty_like(self.weight)
-
-    def __call__(self, k: int, here: slice, there: slice) -> tuple[Tensor, Tensor]:
-        """Return weights (B, 1, n) and guide differences (B, D, n); valid until the next call."""
-        size = here.stop - here.start
-        difference, weight = self.difference[..., :size], self.weight[..., :size]
-        torch.sub(self.guide[..., there], self.guide[..., here], out=difference)
-        parts = difference.split(1, 1)
-        if self.length is not self.weight:
-            length = self.length[..., :size]
-            torch.abs(parts[0], out=length)
-            for part in parts[1:]:
-                length += torch.abs(part, out=weight)
-            parts = (length,)
-        exponent: Tensor = self.exponents[k]
-        if self.number is not None:
-            for part in parts:
-                exponent = torch.addcmul(exponent, part, part, value=self.number, out=weight)
-        else:
-            torch.mul(parts[0], parts[0], out=weight)
-            for part in parts[1:]:
-                weight.addcmul_(part, part)
-            torch.addcmul(exponent, weight, self.blunt, out=weight)
-        return weight.exp2_(), difference
-
-    def squared(self, difference: Tensor) -> Tensor:
-        """Return the squared distances of the last call."""
-        if self.length is not self.weight:
-            return self.length[..., : difference.shape[-1]].square()
-        return difference.square().sum(1, keepdim=True)
-
-    def slope(self, difference: Tensor) -> Tensor:
-        """Return half the gradient of the squared distances of the last call."""
-        if self.length is not self.weight:
-            return difference.sign().mul_(self.length[..., : difference.shape[-1]])
-        return difference
-
-
-def _chunked_sums(
+    upstream: list[Tensor],
     sources: Tensor,
-    guide: Tensor,
+    guide: Tensor | None,
     sharpness: Tensor,
     exponents: Tensor,
-    deltas: tuple[int, ...],
-    distance: str,
-    ones: bool,
-) -> Tensor:
-    batch, channels, size = sources.shape
-    result = sources.new_empty(batch, channels + ones, size)
-    sums, total = result[:, :channels].copy_(sources), result[:, channels:].fill_(1)
-    chunks = list(_chunks(sources, deltas))
-    longest = max((here.stop - here.start for here, _ in chunks), default=0)
-    weights = _Weights(guide, sharpness, exponents, distance, longest)
-    for here, pairs in chunks:
-        near_sources, near_sums, near_total = sources[..., here], sums[..., here], total[..., here]
-        for k, there in pairs:
-            weight, _ = weights(k, here, there)
-            near_sums.addcmul_(weight, sources[..., there])
-            sums[..., there].addcmul_(weight, near_sources)
-            if ones:
-                near_total += weight
-                total[..., there] += weight
-    return result
-
-
-def _chunked_gradients(
-    arrays: tuple[Tensor, ...],
-    deltas: tuple[int, ...],
+    radii: tuple[int, ...],
+    taps: Taps,
     distance: str,
     ones: bool,
     needs: tuple[bool, ...],
 ) -> tuple[Tensor, ...]:
-    upstream, sources, guide, sharpness, exponents = arrays
-    upstream, up_total = upstream.split([sources.shape[1], int(ones)], 1)
-    grad_sources = upstream.clone(memory_format=torch.contiguous_format)
-    grad_guide = torch.zeros_like(guide) if needs[1] else guide
-    # One sum per offset and quantity; small tensors kept in a list would fragment the heap.
-    grad_sharpness = torch.zeros_like(exponents)
-    grad_exponents = torch.zeros_like(exponents)
-    chunks = list(_chunks(sources, deltas))
-    longest = max((here.stop - here.start for here, _ in chunks), default=0)
-    weights = _Weights(guide, sharpness, exponents, distance, longest)
-    for here, pairs in chunks:
-        near_sources, near_up = sources[..., here], upstream[..., here]
-        for k, there in pairs:
-            far_sources, far_up = sources[..., there], upstream[..., there]
-            weight, difference = weights(k, here, there)
-            if needs[0]:
-                grad_sources[..., here].addcmul_(weight, far_up)
-                grad_sources[..., there].addcmul_(weight, near_up)
-            if not any(needs[1:]):
-                continue
-            product = (far_up * near_sources).addcmul_(near_up, far_sources)
-            shared = product if product.shape[1] == 1 else product.sum(1, keepdim=True)
-            if ones:
-                shared += up_total[..., here]
-                shared += up_total[..., there]
-            shared *= weight
-            if needs[2]:
-                squared = weights.squared(difference)
-                grad_sharpness[:, k] -= squared.mul_(shared).sum((1, 2))
-            if needs[3]:
-                grad_exponents[:, k] += shared.sum((1, 2))
-            if needs[1]:
-                slope = weights.slope(difference)
-                grad_guide[..., here].addcmul_(shared, slope)
-                grad_guide[..., there].addcmul_(shared, slope, value=-1)
-    found = (
-        grad_sources,
-        grad_guide.mul_(2 * math.log(2) * sharpness[:, None, None]) if needs[1] else grad_guide,
-        grad_sharpness.sum(1) * math.log(2),
-        grad_exponents * math.log(2),
-    )
-    return tuple(g for g, need in zip(found, needs, strict=True) if need)
+    arrays = [x for x in (sources, guide, sharpness, exponents) if x is not None]
+    flat = [_padded_upstream(*upstream, radii=radii)]
+    flat += [x.flatten(2) if x.ndim > 2 else x for x in arrays]
+    start = [flat[0][:, : sources.shape[1]].clone(), *(torch.zeros_like(x) for x in flat[2:])]
+    wanted = [need for need, x in zip(needs, (sources, guide, 0, 0), strict=True) if x is not None]
+    total = [array for array, need in zip(start, wanted, strict=True) if need]
+    for k, delta in _shifts(sources, radii, taps):
+        found = _tap_gradients(*flat, k=k, delta=delta, distance=distance, ones=ones, needs=needs)
+        total = [t + f for t, f in zip(total, found, strict=True)]
+    shapes = [x.shape for x, need in zip(arrays, wanted, strict=True) if need]
+    return tuple(t.reshape(shape) for t, shape in zip(total, shapes, strict=True))

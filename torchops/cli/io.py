@@ -73,10 +73,9 @@ def read_image(path: str | os.PathLike[str], *, gray: bool = False) -> Tensor:
 
     The picture is turned upright by its EXIF orientation. Gray, gray with alpha and one-bit files
     have one channel, all others (palette, CMYK, ...) become RGB. Alpha is dropped: the colour is
-    what the file stores under it. 16-bit gray and 16-bit colour PNG are read at full depth, other
-    16-bit colour (interlaced PNG too) at 8 bits, which is what Pillow decodes. Of several frames
-    the first counts. With ``gray`` colour becomes the luma of BT.601, in the depth of the file,
-    and C is 1.
+    what the file stores under it. 16-bit gray and 16-bit PNG are read at full depth, other 16-bit
+    colour at 8 bits, which is what Pillow decodes. Of several frames the first counts. With
+    ``gray`` colour becomes the luma of BT.601, in the depth of the file, and C is 1.
 
     Raises:
         OSError: if there is no such file, or it is not readable.
