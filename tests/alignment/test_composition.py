@@ -93,14 +93,20 @@ def test_function_transforms_of_every_objective(options, gradient):
 
 
 @pytest.mark.unhooked
-@every
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(o, id="-".join(o.values()), marks=pytest.mark.slow if k % 2 else ())
+        for k, o in enumerate(EVERY)
+    ],
+)
 def test_compile_of_every_objective(options):
     torch._dynamo.reset()
     cut, image = batch()
 
     def run(cut, image):
         found = align(
-            cut, image, motion="affine", initial=START, levels=1, iterations=2, tol=0, **options
+            cut, image, motion="affine", initial=START, levels=1, iterations=1, tol=0, **options
         )
         return found.matrix, found.error
 

@@ -97,7 +97,7 @@ def test_one_forward_additive_step_is_the_papers(camera):
 
 def test_inverse_compositional_swaps_the_images(camera):
     # Its step is the paper's with the template moving, and the warp takes the inverse of it.
-    cut, _, side, scale = trials(camera, 2, 1)[0][0], 100, 99 / 2
+    cut, side, scale = trials(camera, 2, 1)[0][0], 100, 99 / 2
     image, start = 0.7 * camera + 0.2, translation(206.5, 206.5)
     grid = torch.linspace(-1, 1, side, dtype=torch.float64)
     points = torch.stack(torch.meshgrid(grid, grid, indexing="xy"), -1).reshape(-1, 2)
