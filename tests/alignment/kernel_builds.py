@@ -55,7 +55,7 @@ VARIANTS = {
     "solve, translation": (SOLVE, {"P": 2, "DAMPED": False, "SAMPLES": kernels.SAMPLES}),
 }
 
-USUAL = ("inverse compositional", "esm, euclidean", "solve, homography")
+USUAL = ("inverse compositional", "esm, euclidean")
 
 
 def kind(name, constants):
