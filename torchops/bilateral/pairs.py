@@ -24,7 +24,7 @@ because ``torch.exp2`` takes half the time of ``torch.exp`` on CPUs.
 
 import math
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ from torch.nn.functional import pad
 from torchops.bilateral.chunks import Layout, Taps, chunked_gradients, chunked_means
 
 
+@runtime_checkable
 class Padding(Protocol):
     """How an image and its guide become sources and guide, and how gradients go back."""
 
