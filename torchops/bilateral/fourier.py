@@ -24,6 +24,7 @@ from torch.nn.functional import pad
 from torchops._common.sampling import reflect_index
 from torchops.bilateral.arguments import Batch, by_group, read_values
 from torchops.bilateral.exact import countable, normalised, pad_image
+from torchops.bilateral.extremes import extremes
 from torchops.bilateral.recompute import differentiated, joined, recomputed
 
 MOST_TERMS = 256  # of a guide whose range is some 280 sigmas; beyond, exact is faster
@@ -53,7 +54,7 @@ def _needed_terms(batch: Batch, radii: tuple[int, ...], tolerance: float) -> lis
     Let s be the share of the window's weight that a pixel itself has. If the range weight is off
     by up to e, the filter is off by up to e / (s - e) of the range of the image.
     """
-    low, high = _extremes(batch.guide.detach())[..., 0].unbind(1)
+    low, high = extremes(batch.guide.detach())
     ratio = (high - low) / batch.sigma_range.detach()
     share = _own_share(batch.sigma_space.detach(), radii).expand(len(ratio))
     values = read_values("guide", torch.stack([ratio, share]), "pass terms=")
@@ -86,12 +87,12 @@ def _terms_for(ratio: float, error: float) -> int:
 
 def _filter(batch: Batch, terms: int, *, radii: tuple[int, ...], border: str) -> Tensor:
     """Filter samples of one radius with one number of terms."""
-    low, high = recomputed([[_extremes]], batch.guide).unbind(1)
+    low, high = extremes(batch.guide)
     # All of the series in units of sigma_range.
-    ratio = (high - low)[:, 0] / batch.sigma_range
+    ratio = (high - low) / batch.sigma_range
     period = (ratio + (ratio.square() + 4 * math.pi * (2 * terms + 1)).sqrt()) / 2
     turn = 2 * math.pi / period
-    numbers = ((low + high)[:, 0] / 2, turn / batch.sigma_range, turn, batch.sigma_space)
+    numbers = ((low + high) / 2, turn / batch.sigma_range, turn, batch.sigma_space)
     arrays = [batch.image]
     arrays += [] if batch.guide is batch.image else [batch.guide]
     arrays += [] if batch.mask is None else [batch.mask]
@@ -149,8 +150,8 @@ class _Series:
     def parts(self, image: Tensor) -> list[tuple[slice, slice]]:
         """Return ranges of rows, and the rows that the windows of each reach."""
         size, radius = image.shape[2], self.radii[0]
-        # With its margins about a quarter of the image, and margins no larger than itself.
-        step = max(size // 4 - 2 * radius, 2 * radius, PART * size // image[:, 0].numel(), 1)
+        # With its margins about a sixth of the image, and margins no larger than itself.
+        step = max(size // 6 - 2 * radius, 2 * radius, PART * size // image[:, 0].numel(), 1)
         found = []
         for start in range(0, size, step):
             rows = slice(start, min(start + step, size))
@@ -291,16 +292,6 @@ def _fast_length(length: int) -> int:
         length += step
 
 
-def _extremes(guide: Tensor) -> Tensor:
-    """Return the least and the greatest finite value (B, 2, 1) of a guide; 0 if it has none."""
-    guide = guide.flatten(1)
-    finite = guide.isfinite()
-    low = torch.where(finite, guide, torch.inf).amin(1)
-    high = torch.where(finite, guide, -torch.inf).amax(1)
-    extremes = torch.stack([low, high], 1)
-    return torch.where(finite.any(1)[:, None], extremes, 0)[..., None]
-
-
 def _per_sample(values: Tensor, image: Tensor) -> Tensor:
     """Give one value per sample the rank of an image."""
     return values.reshape(-1, *[1] * (image.ndim - 1))
@@ -310,7 +301,7 @@ def _near_any(marked: Tensor, radii: tuple[int, ...], border: str) -> Tensor:
     """Say which pixels have a marked one in their window."""
     marked = pad_image(marked, radii, border, False)
     for dim, radius in enumerate(radii, start=2):
-        count = marked.cumsum(dim)
+        count = marked.cumsum(dim, dtype=torch.int32)
         before = torch.zeros_like(count.narrow(dim, 0, 1))
         count = torch.cat([before, count], dim)
         size = marked.shape[dim] - 2 * radius

@@ -107,26 +107,31 @@ class Lattice:
     Sums over cells are laid out as (B, S, *cells, LEVELS), blurred ones as (B, S, *nodes, LEVELS).
     """
 
-    def __init__(self, image: Tensor, radii: tuple[int, ...], border: str) -> None:
+    def __init__(
+        self, image: Tensor, radii: tuple[int, ...], border: str, differentiated: bool
+    ) -> None:
         samples, channels, *self.size = image.shape
         self.border = border
         self.axes = [Axis(length, radius) for length, radius in zip(self.size, radii, strict=True)]
-        self.block = BLOCK if image.device.type == "cpu" else GPU_BLOCK
+        # The backward holds more of a strip than the forward; the forward need not come in parts.
+        self.in_parts = differentiated
+        block = BLOCK if image.device.type == "cpu" else GPU_BLOCK
+        self.block = max(block // 3, 1) if differentiated else block
         self.pixels = samples * math.prod(self.size)
         self.sums = (
             samples * (channels + 1) * math.prod([axis.cells for axis in self.axes]) * LEVELS
         )
 
-    def parts(self, several: bool) -> list[slice]:
+    def parts(self) -> list[slice]:
         """Return the ranges of rows to filter one by one.
 
         The neighbours of a part are added up once more, so that there are no more parts than it
-        takes to have the sums of one smaller than the image.
+        takes to have the sums of one be a third of the image.
         """
         rows = slice(0, self.size[0])
-        if torch.compiler.is_compiling() or not several:
+        if torch.compiler.is_compiling() or not self.in_parts:
             return [rows]
-        number = min(math.ceil(self.sums / (0.75 * self.pixels)), self.pixels // self.block)
+        number = min(3 * self.sums // self.pixels, self.pixels // self.block)
         return self._cut(rows, -(-self.axes[0].cells // max(number, 1)))
 
     def strips(self, rows: slice) -> list[slice]:

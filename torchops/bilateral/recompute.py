@@ -72,14 +72,26 @@ class _Recomputed(torch.autograd.Function):
             start = 0
             for function in ctx.stages[k]:
                 of_needed = _of_needed(function, tensors, needs, len(before))
-                strip, pull, *_ = torch.func.vjp(of_needed, *before, *needed)
-                stop = start + strip.shape[2]
-                found = _added(found, pull(upstream[:, :, start:stop]))
-                start = stop
+                length, grads = _pulled(of_needed, (*before, *needed), upstream, start)
+                found = _added(found, grads)
+                start += length
+            results = results[:-1]
             upstream, found = (found[0], found[1:]) if before else (upstream, found)
             total = _added(total, found)
-        grads = iter(total)
-        return (None, *(next(grads) if need else None for need in needs))
+        rest = iter(total)
+        return (None, *(next(rest) if need else None for need in needs))
+
+
+def _pulled(
+    function: Stage, tensors: Sequence[Tensor], upstream: Tensor, start: int
+) -> tuple[int, Sequence[Tensor]]:
+    """Return the length of a strip, and the gradients by ``tensors``.
+
+    A function of its own, so that what it made is freed before the next strip.
+    """
+    strip, pull, *_ = torch.func.vjp(function, *tensors)
+    length = strip.shape[2]
+    return length, pull(upstream.narrow(2, start, length))
 
 
 def _of_needed(

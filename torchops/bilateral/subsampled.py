@@ -12,6 +12,7 @@ from torch import Tensor
 
 from torchops.bilateral.arguments import Batch
 from torchops.bilateral.exact import countable, normalised
+from torchops.bilateral.extremes import extremes
 from torchops.bilateral.lattice import LEVELS, Lattice, level_below
 from torchops.bilateral.recompute import differentiated, joined, recomputed
 
@@ -33,18 +34,20 @@ def filter_in_cells(
     """Filter a batch whose guide has one channel."""
     if batch.image.numel() == 0:
         return batch.image
-    lattice = Lattice(batch.image, radii, border)
     arrays = [batch.image]
     arrays += [] if batch.guide is batch.image else [batch.guide]
     arrays += [] if batch.mask is None else [batch.mask]
+    tensors = [*arrays, batch.sigma_space, batch.sigma_range]
+    lattice = Lattice(batch.image, radii, border, differentiated(*tensors))
     filtering = _Filtering(
         lattice, batch.guide is batch.image, batch.mask is not None, cell_sums, between_levels
     )
-    # These strips are not along dim 2, but there is only one.
-    levels = recomputed([[intensity_levels]], batch.guide)[:, :, 0]
+    low, high = extremes(batch.guide)
+    # The lowest level, and how many make a unit of the guide.
+    levels = torch.stack([low, (LEVELS - 1) / torch.where(high > low, high - low, 1)], 1)
     numbers = [levels, batch.sigma_range * levels[:, 1], *lattice.taps(batch.sigma_space)]
     parts = []
-    for rows in lattice.parts(differentiated(*numbers, *arrays)):
+    for rows in lattice.parts():
         around = lattice.around(rows)
         own = [array[:, :, around] for array in arrays]
         parts.append(recomputed(filtering.stages(rows, around.start), *numbers, *own))
@@ -118,17 +121,6 @@ class _Filtering:
         low, scale = (x.reshape(-1, *[1] * (clean.ndim - 2)) for x in levels.unbind(1))
         height = ((clean[:, 0] - low) * scale).clamp(0, LEVELS - 1)
         return torch.cat([values, counts], 1), height, finite
-
-
-def intensity_levels(guide: Tensor) -> Tensor:
-    """Return the lowest level of a guide (B, 1, *spatial) and how many make a unit, (B, 2, 1)."""
-    guide = guide.flatten(1)
-    finite = guide.isfinite()
-    low = torch.where(finite, guide, torch.inf).amin(1)
-    high = torch.where(finite, guide, -torch.inf).amax(1)
-    span = torch.where(high > low, high - low, 1)
-    # A sample without any finite pixel has an infinite low.
-    return torch.stack([torch.where(low.isfinite(), low, 0), (LEVELS - 1) / span], 1)[..., None]
 
 
 def product(sums: Tensor, matrices: Tensor) -> Tensor:
