@@ -75,6 +75,11 @@ def test_an_isolated_bright_pixel_on_black_stays():
     assert_close(piecewise(image, 10.0, 0.1), exact, 1e-3)
 
 
+def test_a_ramp_returns_itself_inside():
+    image = (0.01 * torch.arange(90, dtype=torch.float64)).expand(1, 60, 90)
+    assert_close(piecewise(image, 4.0, 0.1)[..., 15:-15], image[..., 15:-15], 1e-3)
+
+
 def test_a_huge_range_sigma_gives_the_gaussian_blur():
     image = photograph()[:, 100:200, 100:200]
     assert psnr(piecewise(image, 6.0, 1e4), bilateral_filter(image, 6.0, 1e4)) > 55

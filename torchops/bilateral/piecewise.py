@@ -11,67 +11,43 @@ The levels are spaced evenly between the least and the greatest guide value, whi
 nothing is read from the device, and the op can be compiled, exported and mapped.
 """
 
-import math
-
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from torchops.bilateral.arguments import Batch
-from torchops.bilateral.exact import countable, normalised
-from torchops.bilateral.lattice import LEVELS, Lattice, intensity_levels, level_below
+from torchops.bilateral.lattice import LEVELS, Lattice
+from torchops.bilateral.subsampled import filter_in_cells, product
 
+FINER = 2  # values in the table of range weights for each level
 NARROWEST = 0.5  # sigma_range, in levels: narrower ones would leave gaps between the levels
 
 
 def piecewise_filter(batch: Batch, radii: tuple[int, ...], *, border: str) -> Tensor:
     """Filter a batch whose guide has one channel."""
-    values, counts, clean, finite = countable(batch.image, batch.guide, batch.mask)
-    lattice = Lattice(values, radii, border)
-    height, scale = intensity_levels(clean.flatten(1), finite.flatten(1))
-    height = height.reshape(clean[:, 0].shape)
-    sources = torch.cat([values, counts], 1) * lattice.entries(values.dtype)
-    sigma = (batch.sigma_range * scale).clamp(min=NARROWEST)
-
-    def sums(rows: slice) -> Tensor:
-        # There are as many weights to a pixel as levels: the cache holds fewer rows of them.
-        parts = [
-            _range_sums(sources[:, :, part], height[:, part], sigma, lattice)
-            for part in lattice.cell_rows(rows)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
-
-    results = []
-    for rows, nodes in zip(lattice.strips(), lattice.blurred(sums, batch.sigma_space), strict=True):
-        below, share = level_below(height[:, rows].flatten(1))
-        share = share[:, None]
-        low, low_exists = _quotient(lattice.read(rows, nodes, below))
-        high, high_exists = _quotient(lattice.read(rows, nodes, below + 1))
-        low_share, high_share = (1 - share) * low_exists, share * high_exists
-        results.append(torch.cat([low * low_share + high * high_share, low_share + high_share], 1))
-    whole = torch.cat(results, 2).unflatten(2, values.shape[2:])
-    return normalised(whole[:, :-1], whole[:, -1:], finite)
+    return filter_in_cells(batch, radii, border, _cell_sums, _between_levels)
 
 
-def _range_sums(sources: Tensor, height: Tensor, sigma: Tensor, lattice: Lattice) -> Tensor:
-    """Weigh the sources (B, S, *pixels) for every level, and add up the pixels of each cell."""
-    margins: list[int] = []
-    shape: list[int] = []
-    for axis, length in zip(lattice.axes, sources.shape[2:], strict=True):
-        cells = -(-length // axis.cell)
-        margins = [0, cells * axis.cell - length, *margins]
-        shape += [cells, axis.cell]
-    sources, height = pad(sources, margins), pad(height, margins)
-    level = torch.arange(LEVELS, dtype=height.dtype, device=height.device)
-    away = height[..., None] - level
-    # A power of two takes half the time of an exponential.
-    rate = -0.5 / math.log(2) / sigma.square()
-    weight = torch.exp2(away.square() * rate.reshape(-1, *[1] * (away.ndim - 1)))
-    weighted = sources[..., None] * weight[:, None]
-    sums = weighted.reshape(*sources.shape[:2], *shape, LEVELS)
-    for dim in range(3, 3 + len(lattice.axes)):  # one by one is many times faster
-        sums = sums.sum(dim)
-    return sums
+def _cell_sums(sources: Tensor, height: Tensor, sigma: Tensor, lattice: Lattice) -> Tensor:
+    """Weigh the sources (B, S, *rows) for every level, and add up the pixels of each cell."""
+    counted = lattice.splat(sources, FINER * height, FINER * (LEVELS - 1) + 1)
+    return product(counted, _range_weights(sigma))
+
+
+def _range_weights(sigma: Tensor) -> Tensor:
+    """Return the weights of the values of a table to the levels, (B, values, LEVELS)."""
+    # Reading the table linearly blurs by a sixth of the squared distance of its values.
+    variance = sigma.double().clamp(min=NARROWEST).square() - 1 / (6 * FINER**2)
+    level = torch.arange(LEVELS, dtype=torch.float64, device=sigma.device)
+    value = torch.arange(FINER * (LEVELS - 1) + 1, dtype=torch.float64, device=sigma.device) / FINER
+    return torch.exp(-0.5 * (value[:, None] - level).square() / variance[:, None, None])
+
+
+def _between_levels(low: Tensor, high: Tensor, share: Tensor) -> Tensor:
+    """Interpolate the filtered values linearly, not the sums."""
+    low, low_exists = _quotient(low)
+    high, high_exists = _quotient(high)
+    low_share, high_share = (1 - share) * low_exists, share * high_exists
+    return torch.cat([low * low_share + high * high_share, low_share + high_share], 1)
 
 
 def _quotient(sums: Tensor) -> tuple[Tensor, Tensor]:
