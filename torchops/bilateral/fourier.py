@@ -24,7 +24,7 @@ from torch.nn.functional import pad
 from torchops._common.sampling import reflect_index
 from torchops.bilateral.arguments import Batch, by_group, read_values
 from torchops.bilateral.exact import countable, normalised, pad_image
-from torchops.bilateral.extremes import extremes
+from torchops.bilateral.finite_range import extremes
 from torchops.bilateral.recompute import differentiated, joined, recomputed
 
 MOST_TERMS = 256  # of a guide whose range is some 280 sigmas; beyond, exact is faster

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchops.bilateral.arguments import Batch
 from torchops.bilateral.exact import countable, normalised
-from torchops.bilateral.extremes import extremes
+from torchops.bilateral.finite_range import extremes
 from torchops.bilateral.lattice import LEVELS, Lattice, level_below
 from torchops.bilateral.recompute import differentiated, joined, recomputed
 
