@@ -44,15 +44,14 @@ def _range_weights(sigma: Tensor) -> Tensor:
 
 def _between_levels(low: Tensor, high: Tensor, share: Tensor) -> Tensor:
     """Interpolate the filtered values linearly, not the sums."""
-    low, low_exists = _quotient(low)
-    high, high_exists = _quotient(high)
-    low_share, high_share = (1 - share) * low_exists, share * high_exists
+    low, low_share = _quotient(low, 1 - share)
+    high, high_share = _quotient(high, share)
     return torch.cat([low * low_share + high * high_share, low_share + high_share], 1)
 
 
-def _quotient(sums: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the blurred values of a level, and where any source counts at it (1 or 0)."""
+def _quotient(sums: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the blurred values of a level, and its share, which is 0 where no source counts."""
     weighted, total = sums[:, :-1], sums[:, -1:]
-    exists = ~(total < torch.finfo(total.dtype).tiny)
-    values = torch.where(exists, weighted / torch.where(exists, total, 1), 0)
-    return values, exists.to(total.dtype)
+    tiny = torch.finfo(total.dtype).tiny
+    # A NaN total stays NaN.
+    return weighted / total.clamp(min=tiny), torch.where(total < tiny, 0, share)

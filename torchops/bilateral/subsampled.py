@@ -82,8 +82,10 @@ class _Filtering:
         """Add up the pixels of each cell at every level; blur along all axes but the first."""
         lattice = self.lattice
         taps, arrays = self._parted(others, start, rows)
-        sources, height, _ = self._counted(levels, arrays)
-        sums = self.cell_sums(lattice.enter(sources, rows), height, sigma, lattice)
+        mask = arrays[-1] if self.masked else None
+        values, counts, clean, _ = countable(arrays[0], self._guide(arrays), mask)
+        sources = lattice.enter(torch.cat([values, counts], 1), rows)
+        sums = self.cell_sums(sources, self._height(clean, levels), sigma, lattice)
         return lattice.blur_other_axes(sums, taps)
 
     def read(
@@ -98,7 +100,9 @@ class _Filtering:
         """Blur along the first axis, read at the pixels, and divide."""
         taps, arrays = self._parted(others, start, rows)
         nodes = self.lattice.blur_first_axis(sums, taps, start, rows)
-        _, height, finite = self._counted(levels, arrays)
+        guide = self._guide(arrays)
+        finite = guide.isfinite()
+        height = self._height(torch.where(finite, guide, 0), levels)
         below, share = level_below(height, LEVELS)
         low, high = self.lattice.read(rows, nodes, below)
         sums = self.between_levels(low, high, share[:, None])
@@ -112,15 +116,13 @@ class _Filtering:
         own = slice(rows.start - start, rows.stop - start)
         return others[:axes], [array[:, :, own] for array in others[axes:]]
 
-    def _counted(self, levels: Tensor, arrays: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return sources (B, S, *rows), guide in levels (B, *rows), and where it is finite."""
-        guide = arrays[0 if self.own_guide else 1]
-        values, counts, clean, finite = countable(
-            arrays[0], guide, arrays[-1] if self.masked else None
-        )
+    def _guide(self, arrays: Sequence[Tensor]) -> Tensor:
+        return arrays[0 if self.own_guide else 1]
+
+    def _height(self, clean: Tensor, levels: Tensor) -> Tensor:
+        """Return a guide (B, 1, *rows) in levels, (B, *rows)."""
         low, scale = (x.reshape(-1, *[1] * (clean.ndim - 2)) for x in levels.unbind(1))
-        height = ((clean[:, 0] - low) * scale).clamp(0, LEVELS - 1)
-        return torch.cat([values, counts], 1), height, finite
+        return ((clean[:, 0] - low) * scale).clamp(0, LEVELS - 1)
 
 
 def product(sums: Tensor, matrices: Tensor) -> Tensor:
