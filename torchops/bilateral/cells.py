@@ -231,11 +231,23 @@ def _weight(block: _Block, ky: int, kx: int, squared: Tensor, peak: Tensor) -> T
 class _WindowSums(torch.autograd.Function):
     generate_vmap_rule = True
 
+    # Arguments by name: compilers of some versions of PyTorch take the first of *arguments for
+    # the context.
     @staticmethod
-    def forward(*arguments: Any) -> Tensor:
-        *arrays, radii, distance = arguments
+    def forward(
+        sources: Tensor,
+        low_guide: Tensor,
+        guide: Tensor,
+        sharpness: Tensor,
+        rows: Tensor,
+        columns: Tensor,
+        peak: Tensor,
+        radii: tuple[int, int],
+        distance: str,
+    ) -> Tensor:
+        arrays = (sources, low_guide, guide, sharpness, rows, columns, peak)
         parts = []
-        for block in _blocks(tuple(arrays), radii, distance):
+        for block in _blocks(arrays, radii, distance):
             sums = None
             for ky, kx, low in block.neighbours():
                 squared, _ = block.compare(low[:, block.sources :])
