@@ -122,6 +122,7 @@ def frequencies(
     settings: Mapping[str, Callable[[], Trials]],
     motion: str,
     device: torch.device,
+    count: int,
     chosen: str,
     target: str | None = None,
 ) -> Case:
@@ -148,7 +149,7 @@ def frequencies(
             **{key: lambda errors, key=key: frequency(errors[key]) for key in settings},
             f"px, {chosen}": lambda errors: errors[chosen].nanmedian().item(),
         },
-        items=COUNT * len(settings),
+        items=count * len(settings),
         once=True,
         setup=setup,
         target=target,
@@ -163,7 +164,7 @@ def over_sigma(
         for sigma in sigmas
     }
     best = "best one-level algorithm >= ECC's - 0.02 at every sigma"
-    return frequencies(f"{name}, {count} trials", settings, motion, device, "sigma 2", best)
+    return frequencies(f"{name}, {count} trials", settings, motion, device, count, "sigma 2", best)
 
 
 def over_noise(image: Tensor, where: str, count: int, device: torch.device) -> Case:
@@ -179,6 +180,7 @@ def over_noise(image: Tensor, where: str, count: int, device: torch.device) -> C
         settings,
         "homography",
         device,
+        count,
         "16 grey, s. 2",
     )
 

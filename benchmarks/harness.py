@@ -100,23 +100,30 @@ def main(
         return (case for case in cases(device) if options.filter in case.name)
 
     peaks = resident_peaks(chosen) if device.type == "cpu" and not options.quick else {}
-    results = []
+    keep = not options.quick and not options.filter
+    folder = options.out / device_name(device).replace(" ", "_").replace("/", "-")
+    path = folder / f"{room}.json"
+    results: list[dict[str, Any]] = []
+
+    def store() -> None:  # after every case: what was measured survives an interruption
+        if keep:
+            folder.mkdir(parents=True, exist_ok=True)
+            record = {"room": room, **metadata(device), "results": results}
+            path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+
     for case in chosen():
         if case.skipped:
             print(f"\n{case.name}\n  skipped: {case.skipped}", flush=True)
             results.append({"case": case.name, "skipped": case.skipped})
+            store()
             continue
         rows = measure_case(case, device, 0.0 if options.quick else options.seconds, peaks)
         print(table(case, rows), flush=True)
         results.append({"case": case.name, "baseline": case.baseline, "rows": rows})
         if case.target:
             results[-1]["target"] = case.target
-    if results and not options.quick and not options.filter:
-        folder = options.out / device_name(device).replace(" ", "_").replace("/", "-")
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{room}.json"
-        record = {"room": room, **metadata(device), "results": results}
-        path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+        store()
+    if results and keep:
         print(
             f"stored in {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}"
         )
