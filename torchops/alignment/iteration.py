@@ -251,6 +251,7 @@ def iterate(problem: Problem, iterations: int, tol: float, initial: Tensor | Non
     piece = max(1, CACHED_VALUES // math.prod(problem.template.values.shape[1:]))
     if problem.start.device.type != "cpu" or torch.compiler.is_compiling() or batch <= piece:
         return _finish(problem, _iterate(problem, iterations, tol, initial))
+    piece = math.ceil(batch / math.ceil(batch / piece))  # all of about one size
     parts = []
     for first in range(0, batch, piece):
         rows = slice(first, first + piece)
