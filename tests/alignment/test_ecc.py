@@ -163,6 +163,11 @@ def test_constant_images_are_named(algorithm):
 
 # OpenCV's modules/video/test/test_ecc.cpp: a 216 x 216 picture, random warps of these sizes, 50
 # iterations from the identity. Its measure mixes units; the corners here are in pixels.
+def _affine(u):
+    linear = [size * (2 * v - 1) for size, v in zip((0.05, 0.03, 0.03, 0.05), u[2:6], strict=True)]
+    return [*linear, 10 + 10 * u[0], 10 + 10 * u[1]]
+
+
 CONDITIONS = {
     "translation": lambda u: [10 + 10 * u[0], 10 + 10 * u[1]],
     "euclidean": lambda u: [
@@ -170,24 +175,8 @@ CONDITIONS = {
         10 + 10 * u[0],
         10 + 10 * u[1],
     ],
-    "affine": lambda u: [
-        0.05 * (2 * u[2] - 1),
-        0.03 * (2 * u[3] - 1),
-        0.03 * (2 * u[4] - 1),
-        0.05 * (2 * u[5] - 1),
-        10 + 10 * u[0],
-        10 + 10 * u[1],
-    ],
-    "homography": lambda u: [
-        0.05 * (2 * u[2] - 1),
-        0.03 * (2 * u[3] - 1),
-        0.03 * (2 * u[4] - 1),
-        0.05 * (2 * u[5] - 1),
-        10 + 10 * u[0],
-        10 + 10 * u[1],
-        1e-4 + 2e-4 * u[6],
-        1e-4 + 2e-4 * u[7],
-    ],
+    "affine": _affine,
+    "homography": lambda u: [*_affine(u), 1e-4 + 2e-4 * u[6], 1e-4 + 2e-4 * u[7]],
 }
 
 

@@ -34,6 +34,15 @@ def directional(function, inputs, step=1e-6):
     return (forward - backward) / (2 * step), direction
 
 
+def assert_gradient(matrix, inputs, numeric, direction, tolerance):
+    """Compare the gradient of a random sum of the matrix with its finite difference."""
+    weights = torch.randn(3, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    gradients = torch.autograd.grad((matrix * weights).sum(), inputs)
+    found = sum((g * d).sum() for g, d in zip(gradients, direction, strict=True))
+    expected = (numeric * weights).sum()
+    assert abs(found - expected) < tolerance * (numeric.abs() * weights.abs()).sum()
+
+
 @algorithms
 @pytest.mark.parametrize(
     "motion",
@@ -63,12 +72,7 @@ def test_implicit_gradient_at_a_residual_that_is_not_zero(motion, algorithm):
     assert first.error > 0.01
     numeric, direction = directional(solve, (cut, image))
     leaves = [cut.requires_grad_(), image.requires_grad_()]
-    matrix = solve(*leaves)
-    weights = torch.randn(3, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    gradients = torch.autograd.grad((matrix * weights).sum(), leaves)
-    found = sum((g * d).sum() for g, d in zip(gradients, direction, strict=True))
-    expected = (numeric * weights).sum()
-    assert abs(found - expected) < 1e-5 * (numeric.abs() * weights.abs()).sum()
+    assert_gradient(solve(*leaves), leaves, numeric, direction, 1e-5)
 
 
 OBJECTIVES = [
@@ -98,12 +102,7 @@ def test_implicit_gradient_of_every_objective(options):
 
     numeric, direction = directional(solve, (cut, image))
     leaves = [cut.requires_grad_(), image.requires_grad_()]
-    matrix = solve(*leaves)
-    weights = torch.randn(3, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    gradients = torch.autograd.grad((matrix * weights).sum(), leaves)
-    found = sum((g * d).sum() for g, d in zip(gradients, direction, strict=True))
-    expected = (numeric * weights).sum()
-    assert abs(found - expected) < 1e-4 * (numeric.abs() * weights.abs()).sum()
+    assert_gradient(solve(*leaves), leaves, numeric, direction, 1e-4)
 
 
 def test_implicit_gradient_of_levenberg_and_marquardt():
@@ -135,11 +134,7 @@ def test_unrolled_gradient_of_every_objective(options):
 
     with torch.no_grad():
         numeric, direction = directional(lambda *a: _solved(solve, a), inputs)
-    weights = torch.randn(3, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    gradients = torch.autograd.grad((solve(*inputs) * weights).sum(), inputs)
-    found = sum((g * d).sum() for g, d in zip(gradients, direction, strict=True))
-    expected = (numeric * weights).sum()
-    assert abs(found - expected) < 1e-4 * (numeric.abs() * weights.abs()).sum()
+    assert_gradient(solve(*inputs), inputs, numeric, direction, 1e-4)
 
 
 def _solved(solve, arguments):

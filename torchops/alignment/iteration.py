@@ -150,20 +150,19 @@ def _advance(problem: Problem, state: State, tol: float) -> State:
 
     distance = (points - state.corners).square().sum(-2).amax(-1).sqrt()
     small = distance < tol
-    lost = moving & ~torch.isfinite(sums.error)
     damping = state.damping
     if damps:  # what would leave the image or raise the cost is undone, and tried more carefully
         limit = state.sums.objective
         accepted = moving & (sums.trial <= limit + _rounding(problem, limit))
-        failed = torch.zeros_like(improper)
+        failed = lost = torch.zeros_like(improper)
         factor = torch.where(accepted, 1 / DAMPING_STEP, DAMPING_STEP)
         damping = (damping * factor).clamp(LEAST_DAMPING, MOST_DAMPING)
         settled = moving & small
-        lost = failed
         increment = _where(accepted, increment, state.increment)
         sums = _each(lambda new, old: _where(accepted, new, old), sums, state.sums)
         points = _where(accepted, points, state.corners)
     else:
+        lost = moving & ~torch.isfinite(sums.error)
         accepted, failed = moving & ~lost, improper
         settled = accepted & small
 
