@@ -10,7 +10,6 @@ from torchops.alignment.implicit import batch_jacobian
 from torchops.alignment.motion import PARAMETERS, build_matrix, check_motion, read_parameters
 from torchops.alignment.objective import evaluate
 from torchops.alignment.steps import Method, scaled_to_one
-from torchops.alignment.sums import noise_floor
 from torchops.alignment.system import solve_system
 from torchops.alignment.template import Grid
 
@@ -81,7 +80,7 @@ def parameter_covariance(
             sums.matrix.repeat_interleave(count, 0),
             columns.repeat(start.shape[0], 1),
             basis.scale,
-            noise_floor(problem.template).expand(start.shape[0]).repeat_interleave(count),
+            problem.template.floor.expand(start.shape[0]).repeat_interleave(count),
             eps,
         )
         inverse = inverse.reshape(-1, count, count)

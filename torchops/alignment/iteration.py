@@ -1,18 +1,15 @@
 """The iteration over a batch of alignments, with a status for each sample."""
 
-import math
 from enum import IntEnum
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from torchops.alignment.objective import evaluate
 from torchops.alignment.steps import Problem, corners, updated
-from torchops.alignment.sums import Sums, noise_floor, slack
+from torchops.alignment.sums import Sums, each
 from torchops.alignment.system import solve_system
-
-CACHED_VALUES = 1 << 19
 
 # Levenberg-Marquardt: the first damping, its bounds, and the factor between one and the next.
 DAMPING, LEAST_DAMPING, MOST_DAMPING, DAMPING_STEP = 1e-3, 1e-8, 1e8, 10.0
@@ -21,8 +18,6 @@ DAMPING, LEAST_DAMPING, MOST_DAMPING, DAMPING_STEP = 1e-3, 1e-8, 1e8, 10.0
 # the approximate equations of "inverse_compositional" and "esm" are not quite the least error. A
 # robust standard deviation is a median besides, which goes up and down near the best warp.
 MARGIN, ROBUST_MARGIN = 0.01, 0.1
-
-Fields = TypeVar("Fields", bound=tuple[Any, ...])
 
 
 class AlignmentStatus(IntEnum):
@@ -58,21 +53,10 @@ class State(NamedTuple):
     best: Tensor
     error: Tensor  # of the best
     least: Tensor  # the least cost so far
-    initial: Tensor  # the cost that the last one is held against
+    limit: Tensor  # the cost above which the end is worse than the start
     status: Tensor
     iterations: Tensor
     running: Tensor
-
-
-def _each(function: Any, *tuples: Fields) -> Fields:
-    """Apply a function to the tensors of (nested) named tuples."""
-    first = tuples[0]
-    return type(first)(
-        *(
-            _each(function, *fields) if isinstance(fields[0], tuple) else function(*fields)
-            for fields in zip(*tuples, strict=True)
-        )
-    )
 
 
 def _where(condition: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
@@ -94,7 +78,7 @@ def _begin(problem: Problem, initial: Tensor | None) -> State:
         template.matrix,
         torch.zeros_like(template.matrix[..., 0]),
         template.basis.scale,
-        noise_floor(template),
+        template.floor,
         torch.finfo(template.values.dtype).eps,
         fused=problem.fused,
     )[1]
@@ -107,23 +91,24 @@ def _begin(problem: Problem, initial: Tensor | None) -> State:
         best=increment,
         error=sums.error,
         least=sums.cost,
-        initial=sums.cost if initial is None else initial,
+        limit=_limit(problem, sums.cost if initial is None else initial),
         status=status,
         iterations=torch.zeros(batch, dtype=torch.long, device=device),
         running=seen & ~singular,
     )
 
 
-def _clear(problem: Problem, points: Tensor, proper: Tensor) -> bool:
-    """Say whether all pixels of all templates surely fall on pixels of the image that count.
+def _clear(problem: Problem, points: Tensor, proper: Tensor) -> Tensor | None:
+    """Say of which templates (B,) surely all pixels fall on pixels of the image that count.
 
     A template whose corners lie inside the image, before the horizon, lies inside with all it has.
+    None where that would help no one: an unknown image, or kernels, which look for themselves.
     """
     if problem.fused or not problem.whole_image:
-        return False
+        return None
     height, width = problem.image.shape[-2:]
     last = torch.tensor([width - 1.0, height - 1.0], dtype=points.dtype)[:, None]
-    return bool(((points >= 0) & (points <= last)).all() & proper.all())
+    return proper & ((points >= 0) & (points <= last)).all(-1).all(-1)
 
 
 def _advance(problem: Problem, state: State, tol: float) -> State:
@@ -133,51 +118,45 @@ def _advance(problem: Problem, state: State, tol: float) -> State:
         state.sums.matrix,
         state.sums.vector,
         template.basis.scale,
-        noise_floor(template),
+        template.floor,
         torch.finfo(template.values.dtype).eps,
         damping=state.damping if damps else None,
         fused=problem.fused,
     )
     candidate = updated(problem, state.increment, step)
     points, proper = corners(problem, candidate.detach())
-    singular = running & singular
-    improper = running & ~singular & ~proper
-    moving = running & ~singular & proper
+    solved = running & ~singular
+    moving = solved & proper
     increment = _where(moving, candidate, state.increment)
     points = _where(moving, points, state.corners)
-    clear = _clear(problem, points, torch.ones_like(proper))
+    clear = _clear(problem, points, proper | ~moving)
     sums = evaluate(problem, increment, clear=clear, before=state.sums)
 
-    distance = (points - state.corners).square().sum(-2).amax(-1).sqrt()
-    small = distance < tol
-    damping = state.damping
+    settled = _nearer(points, state.corners, tol)
+    damping, status = state.damping, state.status
+    status = status.masked_fill(running & singular, int(AlignmentStatus.SINGULAR))
     if damps:  # what would leave the image or raise the cost is undone, and tried more carefully
         limit = state.sums.objective
         accepted = moving & (sums.trial <= limit + _rounding(problem, limit))
-        failed = lost = torch.zeros_like(improper)
         factor = torch.where(accepted, 1 / DAMPING_STEP, DAMPING_STEP)
         damping = (damping * factor).clamp(LEAST_DAMPING, MOST_DAMPING)
-        settled = moving & small
+        settled = settled & moving
+        going = solved
         increment = _where(accepted, increment, state.increment)
-        sums = _each(lambda new, old: _where(accepted, new, old), sums, state.sums)
+        sums = each(lambda new, old: _where(accepted, new, old), sums, state.sums)
         points = _where(accepted, points, state.corners)
     else:
-        lost = moving & ~torch.isfinite(sums.error)
-        accepted, failed = moving & ~lost, improper
-        settled = accepted & small
+        accepted = going = moving & (sums.error < torch.inf)
+        settled = settled & accepted
+        status = status.masked_fill(solved & ~proper, int(AlignmentStatus.DIVERGED))
+        status = status.masked_fill(moving & ~accepted, int(AlignmentStatus.OUT_OF_VIEW))
 
-    lower = sums.cost <= _limit(problem, state)
-    converged, risen = settled & lower, settled & ~lower
+    lower = sums.cost <= state.limit
+    converged = settled & lower
+    status = status.masked_fill(converged, int(AlignmentStatus.CONVERGED))
+    status = status.masked_fill(settled & ~lower, int(AlignmentStatus.DIVERGED))
     margin = 0 if problem.method.robust is None else ROBUST_MARGIN
     better = converged | (accepted & (sums.cost < (1 + margin) * state.least))
-    status = state.status
-    for cases, name in (
-        (singular, AlignmentStatus.SINGULAR),
-        (failed | risen, AlignmentStatus.DIVERGED),
-        (lost, AlignmentStatus.OUT_OF_VIEW),
-        (converged, AlignmentStatus.CONVERGED),
-    ):
-        status = torch.where(cases, int(name), status)
     return State(
         increment=increment,
         sums=sums,
@@ -186,27 +165,32 @@ def _advance(problem: Problem, state: State, tol: float) -> State:
         best=_where(better, increment, state.best),
         error=torch.where(better, sums.error, state.error),
         least=torch.where(accepted, state.least.minimum(sums.cost), state.least),
-        initial=state.initial,
+        limit=state.limit,
         status=status,
-        iterations=state.iterations + (running & ~singular & ~failed & ~lost),
-        running=running & ~singular & ~failed & ~lost & ~settled,
+        iterations=state.iterations + going,
+        running=going & ~settled,
     )
 
 
-def _limit(problem: Problem, state: State) -> Tensor:
-    """Return the cost above which an end is worse than the start."""
+def _nearer(points: Tensor, others: Tensor, tol: float) -> Tensor:
+    """Say of which samples (B,) no corner (B, 2, 4) is as far as ``tol`` from where it was."""
+    return (points - others).square().sum(-2).amax(-1) < tol**2
+
+
+def _limit(problem: Problem, initial: Tensor) -> Tensor:
+    """Return the cost above which an end is worse than a start of the cost ``initial``."""
     margin = MARGIN if problem.method.robust is None else ROBUST_MARGIN
-    return (1 + margin) * state.initial + slack(problem.template)
+    return (1 + margin) * initial + problem.template.slack
 
 
 def _rounding(problem: Problem, objective: Tensor) -> Tensor:
     if problem.method.robust is None:
-        return slack(problem.template)
+        return problem.template.slack
     return 1e-6 * objective
 
 
 def _finish(problem: Problem, state: State) -> State:
-    risen = state.running & (state.sums.cost > _limit(problem, state))
+    risen = state.running & (state.sums.cost > state.limit)
     status = torch.where(risen, int(AlignmentStatus.DIVERGED), state.status)
     # Without an estimate there is nothing to differentiate.
     found = status <= int(AlignmentStatus.ITERATION_LIMIT)
@@ -228,7 +212,7 @@ def _iterate(problem: Problem, iterations: int, tol: float, initial: Tensor | No
                 whole = _put(whole, state, rows)
                 rows = left if rows is None else rows[left]
                 problem = problem.rows(left)
-                state = _each(lambda field, left=left: field[left], state)
+                state = each(lambda field, left=left: field[left], state)
         state = _advance(problem, state, tol)
     return _put(whole, state, rows)
 
@@ -237,24 +221,12 @@ def _put(whole: State, part: State, rows: Tensor | None) -> State:
     """Write the rows of a part of the batch back."""
     if rows is None:
         return part
-    return _each(lambda old, new: old.index_copy(0, rows, new), whole, part)
+    return each(lambda old, new: old.index_copy(0, rows, new), whole, part)
 
 
 def iterate(problem: Problem, iterations: int, tol: float, initial: Tensor | None = None) -> State:
     """Run the batch until every sample has ended, or for all ``iterations`` if ``tol`` is 0.
 
     ``initial`` (B,) is what the cost at the end is held against, if not that of the start.
-    On a CPU the batch is run in pieces whose images stay in the cache.
     """
-    batch = problem.start.shape[0]
-    piece = max(1, CACHED_VALUES // math.prod(problem.template.values.shape[1:]))
-    if problem.start.device.type != "cpu" or torch.compiler.is_compiling() or batch <= piece:
-        return _finish(problem, _iterate(problem, iterations, tol, initial))
-    piece = math.ceil(batch / math.ceil(batch / piece))  # all of about one size
-    parts = []
-    for first in range(0, batch, piece):
-        rows = slice(first, first + piece)
-        limit = None if initial is None else initial[rows]
-        part = problem.rows(rows)
-        parts.append(_finish(part, _iterate(part, iterations, tol, limit)))
-    return _each(lambda *fields: torch.cat(fields), *parts)
+    return _finish(problem, _iterate(problem, iterations, tol, initial))

@@ -5,7 +5,9 @@ slowly (Huber) or not at all (Tukey) beyond a few standard deviations. "ecc" is 
 correlation coefficient of Evangelidis and Psarakis, which a gain and a bias leave as it is.
 """
 
+import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -34,6 +36,10 @@ SOLVERS = ("gauss_newton", "levenberg_marquardt")
 OBJECTIVES = ("ssd", "ecc")
 ROBUST = (None, "huber", "tukey")
 
+# Values of the templates in a piece of a batch. Each small call costs as much for a hundred samples
+# as for one; many more, and the memory of a look is mapped anew every time.
+PIECE_VALUES = 1 << 20
+
 HUBER, TUKEY = 1.345, 4.685  # in standard deviations: 95 % efficient for Gaussian noise
 
 
@@ -41,26 +47,51 @@ def evaluate(
     problem: Problem,
     increment: Tensor,
     *,
-    clear: bool = False,
+    clear: Tensor | None = None,
     begin: bool = False,
     before: Sums | None = None,
 ) -> Sums:
     """Look through ``start @ increment`` and sum up.
 
-    ``clear`` says that every template pixel falls on image pixels that count; ``begin`` that an
-    iteration begins, and ``before`` what its last sums were.
+    ``clear`` (B,) says of which samples every template pixel falls on image pixels that count, if
+    that is known; ``begin`` that an iteration begins, and ``before`` what its last sums were.
     """
     if problem.fused:
         return evaluate_fused(problem, increment, begin, before)
-    view = look(problem, increment, clear)
-    batch = increment.shape[0]
-    number = problem.template.number if clear else view.counts.sum((-3, -2, -1))
-    number = number.expand(batch)
-    if problem.method.objective == "ecc":
-        return _correlation(problem, view, number)
-    if problem.method.robust is not None:
-        return _robust(problem, view, number, begin, before)
-    return _squares(problem, view, number, clear)
+    template, method = problem.template, problem.method
+    if method.objective == "ecc":
+        sums = _by_piece(_correlation, problem, increment, clear)
+        matrix, to_fixed, to_rest, number, *powers = sums
+        return weigh_by_gain(problem, matrix, to_fixed, to_rest, Powers(*powers), number)
+    if method.robust is not None:
+        robust = partial(_robust, begin=begin)
+        return weigh_robustly(template, *_by_piece(robust, problem, increment, clear, before))
+    return weigh_alike(template, *_by_piece(_squares, problem, increment, clear))
+
+
+def _by_piece(
+    sum_up: Callable[[Problem, View, Sums | None], tuple[Tensor, ...]],
+    problem: Problem,
+    increment: Tensor,
+    clear: Tensor | None,
+    before: Sums | None = None,
+) -> tuple[Tensor, ...]:
+    """Look and sum up over the pixels, on a CPU in pieces of a large batch."""
+    batch = len(increment)
+    size = max(1, PIECE_VALUES // math.prod(problem.template.values.shape[1:]))
+    on_host = increment.device.type == "cpu" and not torch.compiler.is_compiling()
+    if batch <= size or not on_host or torch.is_grad_enabled():
+        all_clear = clear is not None and bool(clear.all())
+        return sum_up(problem, look(problem, increment, all_clear), before)
+    size = math.ceil(batch / math.ceil(batch / size))  # all of about one size
+    sums = []
+    for first in range(0, batch, size):
+        rows = slice(first, first + size)
+        piece = problem.rows(rows)
+        all_clear = clear is not None and bool(clear[rows].all())
+        last = before and before._replace(scale=before.scale[rows], far=before.far[rows])
+        sums.append(sum_up(piece, look(piece, increment[rows], all_clear), last))
+    return tuple(torch.cat(fields) for fields in zip(*sums, strict=True))
 
 
 def _products(problem: Problem, gradient: Tensor) -> Tensor:
@@ -69,17 +100,17 @@ def _products(problem: Problem, gradient: Tensor) -> Tensor:
     return structure_products(gradient)
 
 
-def _squares(problem: Problem, view: View, number: Tensor, clear: bool) -> Sums:
+def _squares(problem: Problem, view: View, before: Sums | None) -> tuple[Tensor, ...]:
     template, basis = problem.template, problem.template.basis
     gradient = linear_gradient(problem, view)
     vector = steepest_descent_vector(gradient, view.residual, basis)
-    if clear and problem.method.algorithm == "inverse_compositional":
+    if view.clear and problem.method.algorithm == "inverse_compositional":
         matrix = template.matrix
     else:
         products = _products(problem, gradient)
         matrix = gauss_newton_matrix(torch.where(view.counts, products, 0), basis)
     matrix = matrix.expand(len(vector), -1, -1)
-    return weigh_alike(template, matrix, vector, sum_of_squares(view.residual), number)
+    return matrix, vector, sum_of_squares(view.residual), view.number
 
 
 # Robust: iteratively reweighted least squares
@@ -101,7 +132,7 @@ def _weight(squared: Tensor, kind: str) -> Tensor:
     return (1 - (squared / TUKEY**2).clamp(max=1)) ** 2
 
 
-def _robust(problem: Problem, view: View, number: Tensor, begin: bool, before: Sums | None) -> Sums:
+def _robust(problem: Problem, view: View, before: Sums | None, begin: bool) -> tuple[Tensor, ...]:
     """Sum up with weights.
 
     Far off, Tukey's function would give the weights of outliers to the very edges that tell where
@@ -133,9 +164,7 @@ def _robust(problem: Problem, view: View, number: Tensor, begin: bool, before: S
     own = objective(scale, far)
     trial = own if before is None else objective(before.scale, before.far)
     squares = sum_of_squares(view.residual)
-    return weigh_robustly(
-        template, matrix, vector, squares, number, own, trial, scale.detach(), far
-    )
+    return matrix, vector, squares, view.number, own, trial, scale.detach(), far
 
 
 # Enhanced correlation coefficient
@@ -151,7 +180,7 @@ def _without_mean(values: Tensor, counts: Tensor, number: Tensor) -> tuple[Tenso
     return values, power, power.detach() > least
 
 
-def _correlation(problem: Problem, view: View, number: Tensor) -> Sums:
+def _correlation(problem: Problem, view: View, before: Sums | None) -> tuple[Tensor, ...]:
     """Sum up for the step that maximises the correlation of the linearised images.
 
     Forward, the warped image w + G dp is compared with the template r; inverse compositional,
@@ -159,6 +188,7 @@ def _correlation(problem: Problem, view: View, number: Tensor) -> Sums:
     """
     template, basis = problem.template, problem.template.basis
     inverse = problem.method.algorithm == "inverse_compositional"
+    number = view.number
     reference, power_r, some_r = _without_mean(template.values, view.counts, number)
     warped, power_w, some_w = _without_mean(view.warped, view.counts, number)
     textured = some_r & some_w  # a constant image correlates with nothing: SINGULAR
@@ -179,4 +209,4 @@ def _correlation(problem: Problem, view: View, number: Tensor) -> Sums:
     to_fixed = steepest_descent_vector(gradient, fixed, basis)
     to_rest = steepest_descent_vector(gradient, rest, basis)
     powers = Powers(power_r, power_w, textured, gain, sum_of_squares(rest))
-    return weigh_by_gain(problem, matrix, to_fixed, to_rest, powers, number)
+    return matrix, to_fixed, to_rest, number, *powers

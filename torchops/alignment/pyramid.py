@@ -12,7 +12,13 @@ from torchops._common.smoothing import gaussian_blur
 from torchops.alignment.iteration import AlignmentStatus, iterate
 from torchops.alignment.objective import evaluate
 from torchops.alignment.steps import Problem, adjugate, scaled_to_one
-from torchops.alignment.template import Template, prepare_image, prepare_template, surely_all
+from torchops.alignment.template import (
+    Template,
+    finite_pixels,
+    prepare_image,
+    prepare_template,
+    surely_all,
+)
 
 SMALLEST_SIDE = 24
 
@@ -32,7 +38,7 @@ def _mean_of_pairs(values: Tensor, dim: int) -> Tensor:
 
 
 def _halve(values: Tensor) -> Tensor:
-    counts = torch.isfinite(values).all(-3, keepdim=True)
+    counts = finite_pixels(values)
 
     def smaller(values: Tensor) -> Tensor:
         return _mean_of_pairs(_mean_of_pairs(gaussian_blur(values, 1.0), -1), -2)

@@ -51,8 +51,10 @@ class View(NamedTuple):
 
     warped: Tensor  # the template's own values where a pixel does not count
     counts: Tensor  # (1 or B, 1, h, w)
+    number: Tensor  # (B,), of pixels that count
     residual: Tensor  # warped - template
     gradient: Tensor | None  # (B, 2, C, h, w); forward additive: the image's, after the warp
+    clear: bool  # all that counts in the template is seen
 
 
 def look(problem: Problem, increment: Tensor, clear: bool = False) -> View:
@@ -82,7 +84,10 @@ def look(problem: Problem, increment: Tensor, clear: bool = False) -> View:
             u, v, _ = apply_matrix(matrix, template.grid.x, template.grid.y)
         slopes = torch.where(counts, sampled[:, channels:], 0).unflatten(1, (2, channels))
         gradient = _chain(slopes, matrix, u, v, template)
-    return View(warped, counts, warped - template.values, gradient)
+    number = template.number if clear else counts.sum((-3, -2, -1))
+    return View(
+        warped, counts, number.expand(len(matrix)), warped - template.values, gradient, clear
+    )
 
 
 def _chain(slopes: Tensor, matrix: Tensor, u: Tensor, v: Tensor, template: Template) -> Tensor:
@@ -110,7 +115,7 @@ def linear_gradient(problem: Problem, view: View, gain: Tensor | None = None) ->
     if algorithm == "forward_additive":
         assert view.gradient is not None
         return view.gradient
-    gradient = image_gradient(view.warped, view.counts) * template.grid.scale
+    gradient = image_gradient(view.warped, view.counts, template.grid.scale)
     if algorithm == "forward_compositional":
         return gradient
     own = template.gradient
@@ -129,7 +134,7 @@ def adjugate(matrix: Tensor) -> Tensor:
 def scaled_to_one(matrix: Tensor) -> Tensor:
     """Divide by the bottom-right entry; by 1 where that is 0."""
     last = matrix[..., 2:, 2:]
-    return matrix / torch.where(last == 0, 1, last)
+    return matrix / last.masked_fill(last == 0, 1)
 
 
 def _add(increment: Tensor, step: Tensor, motion: str) -> Tensor:
@@ -167,14 +172,15 @@ def corners(problem: Problem, increment: Tensor) -> tuple[Tensor, Tensor]:
     matrix = problem.start @ increment
     points = matrix @ problem.template.grid.corners
     depth = points[:, 2:]
-    before = depth > 0
-    points = points[:, :2] / torch.where(before, depth, 1)
-    finite = before.all(-1)[:, 0] & torch.isfinite(points).flatten(-2).all(-1)
-    determinants = _determinant(torch.stack([matrix, increment]))
-    area = determinants[0] / matrix[:, 2, 2] ** 3 / problem.template.grid.scale**2
-    return points, finite & (determinants[1] > 0) & (area.abs() > 1e-6)
+    points = points[:, :2] / depth.masked_fill(depth <= 0, 1)
+    finite = points.abs().amax((-2, -1)) < torch.inf  # a NaN is not
+    turned, area = _determinant(torch.stack([increment, matrix]))
+    # The image's area for one of the template's, at the centre.
+    area = area / (matrix[:, 2, 2] ** 3 * problem.template.grid.scale**2)
+    before = depth.amin((-2, -1)) > 0
+    return points, before & finite & (turned > 0) & (area.abs() > 1e-6)
 
 
 def _determinant(matrix: Tensor) -> Tensor:
     a, b, c = matrix.unbind(-1)
-    return (torch.linalg.cross(a, b) * c).sum(-1)
+    return torch.linalg.vecdot(torch.linalg.cross(a, b), c)

@@ -4,7 +4,7 @@ Plain PyTorch and the kernels sum over the pixels each in its own way; what foll
 is here.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,20 @@ VISIBLE_PART = 0.1
 
 MAD = 1.4826  # a Gaussian's standard deviation in median absolute values
 FALLING = 0.98  # a scale that falls below this part of the one before is still on its way
+
+
+Fields = TypeVar("Fields", bound=tuple[Any, ...])
+
+
+def each(function: Any, *tuples: Fields) -> Fields:
+    """Apply a function to the tensors of (nested) named tuples."""
+    first = tuples[0]
+    return type(first)(
+        *(
+            each(function, *fields) if isinstance(fields[0], tuple) else function(*fields)
+            for fields in zip(*tuples, strict=True)
+        )
+    )
 
 
 class Sums(NamedTuple):
@@ -51,37 +65,30 @@ class Sums(NamedTuple):
     far: Tensor
 
 
-def noise_floor(template: Template) -> Tensor:
-    """Return what the rounding of a constant image adds to the Gauss-Newton matrix."""
-    eps = torch.finfo(template.values.dtype).eps
-    return template.number * (8 * eps * template.amplitude * template.grid.scale) ** 2
-
-
-def slack(template: Template) -> Tensor:
-    """Return what rounding adds to the error of a perfect alignment."""
-    return 4 * torch.finfo(template.values.dtype).eps * template.amplitude
-
-
-def _seen(number: Tensor, template: Template) -> Tensor:
-    return (number > 0) & (number >= VISIBLE_PART * template.number)
-
-
 def sum_of_squares(values: Tensor) -> Tensor:
-    """Sum (B, C, h, w) squared over all but the batch, in float64."""
-    return (values * values).sum((-3, -2, -1), dtype=torch.float64)
+    """Sum (B, C, h, w) squared over all but the batch: rows in its dtype, the rest in float64."""
+    if torch.is_grad_enabled():
+        rows = (values * values).sum(-1)
+    else:  # in one pass over the memory; its second derivative is NaN where a row is 0
+        rows = torch.linalg.vector_norm(values, dim=-1).square()
+    return rows.sum((-2, -1), dtype=torch.float64)
 
 
-def _root_mean_square(squares: Tensor, number: Tensor, template: Template) -> Tensor:
-    mean = squares.detach() / (number.clamp(min=1) * template.values.shape[-3])
-    return torch.where(_seen(number, template), mean.sqrt(), torch.inf)
+def _unseen(number: Tensor, template: Template) -> Tensor:
+    return number < (VISIBLE_PART * template.number).clamp(min=1)
+
+
+def _root_mean_square(squares: Tensor, freedom: Tensor, unseen: Tensor) -> Tensor:
+    mean = squares.detach() / freedom.clamp(min=1)
+    return mean.sqrt().masked_fill(unseen, torch.inf)
 
 
 def weigh_alike(
     template: Template, matrix: Tensor, vector: Tensor, squares: Tensor, number: Tensor
 ) -> Sums:
     """Return the sums of an objective that is the error itself."""
-    error = _root_mean_square(squares, number, template)
     freedom = number * template.values.shape[-3]
+    error = _root_mean_square(squares, freedom, _unseen(number, template))
     scale, far = torch.zeros_like(error), torch.zeros_like(error, dtype=torch.bool)
     return Sums(matrix, vector, squares, freedom, error, error, error, error, scale, far)
 
@@ -96,7 +103,7 @@ def _median(values: Tensor, counts: Tensor) -> Tensor:
 
 def robust_scale(template: Template, residual: Tensor, counts: Tensor) -> Tensor:
     """Return the standard deviation (B,) by the median of absolute residuals (B, C, h, w)."""
-    floor = slack(template).clamp(min=torch.finfo(residual.dtype).tiny)
+    floor = template.slack.clamp(min=torch.finfo(residual.dtype).tiny)
     return (MAD * _median(residual, counts).double()).maximum(floor)
 
 
@@ -119,12 +126,12 @@ def weigh_robustly(
     far: Tensor,
 ) -> Sums:
     """Return the sums of a robust objective; ``loss`` and ``trial`` are sums over the pixels."""
-    seen, count = _seen(number, template), number.clamp(min=1)
+    unseen, count = _unseen(number, template), number.clamp(min=1)
     cost, own, trial = (
-        torch.where(seen, value, torch.inf) for value in (scale, loss / count, trial / count)
+        value.masked_fill(unseen, torch.inf) for value in (scale, loss / count, trial / count)
     )
-    error = _root_mean_square(squares, number, template)
     freedom = number * template.values.shape[-3]
+    error = _root_mean_square(squares, freedom, unseen)
     return Sums(matrix, vector, squares, freedom, error, cost, own, trial, scale, far)
 
 
@@ -199,7 +206,7 @@ def _gain_excess(
     """
     basis, template = problem.template.basis, problem.template
     eps = torch.finfo(template.values.dtype).eps
-    floor = noise_floor(template).expand(len(gain))
+    floor = template.floor.expand(len(gain))
     solved_fixed, solved_rest = (
         solve_system(matrix, vector, basis.scale, floor, eps, fused=problem.fused)[0]
         for vector in (to_fixed, to_rest)

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from torchops.alignment import ops as _ops  # noqa: F401  registers them
 
+CACHED_VALUES = 1 << 18
+
 # (factor, exponent of x, exponent of y)
 _ZERO, _ONE, _X, _Y = (0, 0, 0), (1, 0, 0), (1, 1, 0), (1, 0, 1)
 _MINUS_Y, _MINUS_XX, _MINUS_XY, _MINUS_YY = (-1, 0, 1), (-1, 2, 0), (-1, 1, 1), (-1, 0, 2)
@@ -84,13 +86,6 @@ def motion_basis(motion: str, x: Tensor, y: Tensor) -> Basis:
     )
 
 
-def channel_sum(values: Tensor) -> Tensor:
-    """Sum (B, K, C, h, w) over the channels, in float64."""
-    if values.shape[-3] == 1:
-        return values.squeeze(-3).double()
-    return values.sum(-3, dtype=torch.float64)
-
-
 def structure_products(gradient: Tensor) -> Tensor:
     """Return gx gx, gx gy and gy gy summed over channels: (B, 2, C, h, w) to (B, 3, h, w)."""
     gx, gy = gradient.unbind(1)
@@ -98,21 +93,34 @@ def structure_products(gradient: Tensor) -> Tensor:
 
 
 def gauss_newton_matrix(products: Tensor, basis: Basis) -> Tensor:
-    """Sum J^T G J over the pixels: (B, 3, h, w) to (B, P, P)."""
-    moments = (basis.y_powers.mT @ products) @ basis.x_powers
+    """Sum J^T G J over the pixels, in float64: (B, 3, h, w) to (B, P, P)."""
+    if products.device.type == "cpu":  # a few samples at a time, whose copies stay in the cache
+        parts = products.split(max(1, CACHED_VALUES // products.shape[1:].numel()))
+    else:
+        parts = (products,)
+    rows = torch.cat([basis.y_powers.mT @ part.double() for part in parts])
     count = basis.scale.numel()
-    return (moments.flatten(-3) @ basis.to_matrix).unflatten(-1, (count, count))
+    moments = (rows @ basis.x_powers).flatten(-3)
+    return (moments @ basis.to_matrix).unflatten(-1, (count, count))
 
 
 def motion_vector(fields: Tensor, basis: Basis) -> Tensor:
-    """Sum J^T field over the pixels: vector fields (B, *, 2, h, w) in float64 to (B, *, P)."""
-    moments = (basis.y_powers[:, :3].mT @ fields) @ basis.x_powers[:, :3]
-    return moments.flatten(-3) @ basis.to_vector
+    """Sum J^T field over the pixels: vector fields (B, *, 2, h, w) to (B, *, P) in float64.
+
+    A column is summed up in the precision of the fields.
+    """
+    rows = basis.y_powers[:, :3].mT.to(fields.dtype) @ fields
+    return (rows.double() @ basis.x_powers[:, :3]).flatten(-3) @ basis.to_vector
 
 
 def steepest_descent_vector(gradient: Tensor, residual: Tensor, basis: Basis) -> Tensor:
     """Sum J^T gradient * residual: (B, 2, C, h, w) and (B, C, h, w) to (B, P)."""
     return motion_vector(channel_sum(gradient * residual.unsqueeze(1)), basis)
+
+
+def channel_sum(values: Tensor) -> Tensor:
+    """Sum (B, K, C, h, w) over the channels."""
+    return values.squeeze(-3) if values.shape[-3] == 1 else values.sum(-3)
 
 
 def solve_system(
@@ -141,18 +149,18 @@ def solve_system(
         matrix = matrix + damping[:, None, None] * diagonal
     scaled = matrix / (scale[:, None] * scale)
     largest = scaled.detach().diagonal(dim1=-2, dim2=-1).amax(-1)
-    usable = (largest > floor) & torch.isfinite(scaled.detach()).flatten(-2).all(-1)
-    largest = torch.where(usable, largest, 1)
-    identity = torch.eye(scale.numel(), dtype=torch.float64, device=scale.device)
-    scaled = torch.where(usable[:, None, None], scaled / largest[:, None, None], identity)
+    finite = scaled.detach().abs().amax((-2, -1)) < torch.inf  # a NaN is not
+    singular = ~((largest > floor) & finite)
+    largest = largest.masked_fill(singular, 1)[:, None]
+    scaled = scaled / largest[..., None]
     factor, info = torch.linalg.cholesky_ex(scaled.detach())
-    pivots = factor.diagonal(dim1=-2, dim2=-1).square()
-    usable = usable & (info == 0) & (pivots > 32 * eps).all(-1)
+    least = factor.diagonal(dim1=-2, dim2=-1).amin(-1)
+    singular = singular | (info != 0) | ~(least > (32 * eps) ** 0.5)
+    bad = singular[:, None]
     if torch.is_grad_enabled():
-        # The matrix is made safe in front of the factorisation, so no gradient meets a bad factor.
-        factor, _ = torch.linalg.cholesky_ex(torch.where(usable[:, None, None], scaled, identity))
-    else:
-        factor = torch.where(usable[:, None, None], factor, identity)
-    right = torch.where(usable[:, None], vector / scale / largest[:, None], 0)
-    step = torch.cholesky_solve(right[..., None], factor)[..., 0] / scale
-    return step, ~usable
+        # Made safe in front of the factorisation, so that no gradient meets a bad factor.
+        identity = torch.eye(scale.numel(), dtype=torch.float64, device=scale.device)
+        factor, _ = torch.linalg.cholesky_ex(torch.where(bad[..., None], identity, scaled))
+        vector = vector.masked_fill(bad, 0)
+    step = torch.cholesky_solve((vector / (largest * scale))[..., None], factor)[..., 0] / scale
+    return step.masked_fill(bad, 0), singular

@@ -50,7 +50,8 @@ class Template(NamedTuple):
     products: Tensor
     matrix: Tensor
     number: Tensor  # of pixels that count
-    amplitude: Tensor  # largest absolute value
+    floor: Tensor  # what the rounding of a constant image adds to the matrix
+    slack: Tensor  # what rounding adds to the error of a perfect alignment
     grid: Grid
     basis: Basis
 
@@ -63,7 +64,8 @@ class Template(NamedTuple):
             change(self.products),
             change(self.matrix),
             change(self.number),
-            change(self.amplitude),
+            change(self.floor),
+            change(self.slack),
             self.grid,
             self.basis,
         )
@@ -88,47 +90,60 @@ def template_grid(height: int, width: int, device: torch.device) -> Grid:
     return Grid(x, y, torch.stack(ends, 1), (cx, cy), scale)
 
 
-def _difference(values: Tensor, counts: Tensor, dim: int) -> Tensor:
-    # The mean of the differences to the left and right neighbour, of those that exist and count:
-    # the central difference inside, one-sided at a border or hole, 0 for a pixel on its own.
-    size = values.shape[dim]
-    pairs = counts.narrow(dim, 1, size - 1) & counts.narrow(dim, 0, size - 1)
-    steps = values.narrow(dim, 1, size - 1) - values.narrow(dim, 0, size - 1)
-    steps = torch.where(pairs, steps, 0)
-    weight = pairs.to(values.dtype)
+def _difference(values: Tensor, counts: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    # What the next and the previous pixel differ by, and how far apart they are: a neighbour that
+    # does not exist or count is replaced by the pixel itself. The central difference inside,
+    # one-sided at a border or hole, 0 for a pixel on its own.
+    last = values.shape[dim] - 1
+    lower, upper = values.narrow(dim, 0, last), values.narrow(dim, 1, last)
+    pairs = counts.narrow(dim, 1, last) & counts.narrow(dim, 0, last)
+    ahead = torch.cat([torch.where(pairs, upper, lower), values.narrow(dim, last, 1)], dim)
+    behind = torch.cat([values.narrow(dim, 0, 1), torch.where(pairs, lower, upper)], dim)
     before, after = ((1, 0), (0, 1)) if dim == -1 else ((0, 0, 1, 0), (0, 0, 0, 1))
     pad = torch.nn.functional.pad
-    total = pad(steps, before) + pad(steps, after)
-    number = pad(weight, before) + pad(weight, after)
-    return total / number.clamp(min=1)
+    weight = pairs.to(values.dtype)
+    return ahead - behind, (pad(weight, before) + pad(weight, after)).clamp(min=1)
 
 
-def image_gradient(values: Tensor, counts: Tensor) -> Tensor:
-    """Differentiate (B, C, h, w) along x and y per pixel, reading only pixels that count.
+def image_gradient(values: Tensor, counts: Tensor, scale: float = 1) -> Tensor:
+    """Differentiate (B, C, h, w) along x and y, ``scale`` pixels, reading only those that count.
 
     The gradient (B, 2, C, h, w) is 0 where a pixel itself does not count.
     """
-    return torch.stack([_difference(values, counts, -1), _difference(values, counts, -2)], 1)
+    if min(values.shape[-2:]) > 1 and surely_all(counts):
+        return torch.stack(torch.gradient(values, spacing=1 / scale, dim=(-1, -2)), 1)
+    differences = (_difference(values, counts, dim) for dim in (-1, -2))
+    return torch.stack([total / (distance / scale) for total, distance in differences], 1)
+
+
+def finite_pixels(values: Tensor) -> Tensor:
+    """Say which pixels of (B, C, h, w) are finite in all channels: (B, 1, h, w)."""
+    # torch.isfinite goes twice as often through the memory.
+    return (values.detach().abs() < torch.inf).all(-3, keepdim=True)
 
 
 def prepare_template(values: Tensor, mask: Tensor | None, motion: str) -> Template:
     """Compute the terms of a template that stay the same for every image and iteration."""
     grid = template_grid(values.shape[-2], values.shape[-1], values.device)
     basis = motion_basis(motion, grid.x, grid.y[:, 0])
-    counts = torch.isfinite(values.detach()).all(-3, keepdim=True)
+    counts = finite_pixels(values)
     if mask is not None:
         counts = counts & mask
     values = torch.where(counts, values, 0)
-    gradient = image_gradient(values, counts) * grid.scale
+    gradient = image_gradient(values, counts, grid.scale)
     products = structure_products(gradient)
+    number = counts.sum((-3, -2, -1))
+    # A unit in the last place of the largest value.
+    unit = torch.finfo(values.dtype).eps * values.detach().abs().amax((-3, -2, -1)).double()
     return Template(
         values=values,
         counts=counts,
         gradient=gradient,
         products=products,
         matrix=gauss_newton_matrix(products, basis),
-        number=counts.sum((-3, -2, -1)),
-        amplitude=values.detach().abs().amax((-3, -2, -1)).double(),
+        number=number,
+        floor=number * (8 * unit * grid.scale) ** 2,
+        slack=4 * unit,
         grid=grid,
         basis=basis,
     )
@@ -149,7 +164,7 @@ def prepare_image(values: Tensor, mask: Tensor | None, *, gradients: bool) -> Te
 
     Interpolation spreads the NaN to every position that would read such a pixel.
     """
-    counts = torch.isfinite(values.detach()).all(-3, keepdim=True)
+    counts = finite_pixels(values)
     if mask is not None:
         counts = counts & mask
     if gradients:

@@ -81,18 +81,18 @@ def sample_through(
         (B, 1, h, w), None if ``clear`` says that all are.
     """
     height, width = image.shape[-2:]
-    u, v, w = matrix.unbind(-2)
     # The sampler's coordinates: -1 and 1 are the centres of the first and the last pixel.
-    to_grid = torch.stack([u * (2 / max(width - 1, 1)) - w, v * (2 / max(height - 1, 1)) - w, w], 1)
-    a, b, c = (column[..., None, None] for column in to_grid.unbind(-1))
+    u, v = 2 / max(width - 1, 1), 2 / max(height - 1, 1)
+    to_grid = matrix.new_tensor([[u, 0, -1], [0, v, -1], [0, 0, 1]]) @ matrix
+    a, b, c = to_grid[..., None, None].unbind(2)
     # Rounded by column and by row, not by entry of the matrix, which would move all pixels alike.
     points = (a * x).to(image.dtype) + (b * y + c).to(image.dtype)
     depth = points[:, 2:]
     before = None
     if not clear:
         before = depth > 0
-        depth = torch.where(before, depth, 1)
-    grid = points[:, :2] / depth
+        depth = depth.masked_fill(~before, 1)
+    grid = points[:, :2].div_(depth)  # new memory costs more here than the division
     sampled = torch.nn.functional.grid_sample(
         image.expand(grid.shape[0], -1, -1, -1),
         grid.permute(0, 2, 3, 1),
