@@ -476,7 +476,7 @@ def test_tiny_templates_end_without_a_crash(size):
 @pytest.mark.parametrize("tol", [1e-3, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_a_batch_is_its_samples(camera, algorithm, tol):
     torch.manual_seed(1)
-    cut, _, _, start = trials(camera, 8, 16)  # more samples than one cached piece
+    cut, _, _, start = trials(camera, 8, 16)
     cut[3] = 0.5
     start = start.repeat(16, 1, 1)
     start[5, 0, 2] += 900

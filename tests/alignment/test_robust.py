@@ -7,7 +7,7 @@ from helpers import assert_close, photograph, smooth_image
 from benchmarks.alignment_protocol import corner_error, translation, trials
 from torchops import AlignmentStatus, align, motion_jacobian, motion_matrix, warp_image
 from torchops._common.smoothing import gaussian_blur
-from torchops.alignment import iteration, template
+from torchops.alignment import iteration, objective, template
 
 ALGORITHMS = ("forward_additive", "forward_compositional", "inverse_compositional", "esm")
 algorithms = pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -216,3 +216,41 @@ def test_a_batch_is_its_samples(camera, options):
         assert corner_error(alone.matrix, together.matrix[k].double(), 48) < 1e-5
     assert together.status[3] == AlignmentStatus.SINGULAR
     assert together.status[5] == AlignmentStatus.OUT_OF_VIEW
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"algorithm": "esm", "solver": "levenberg_marquardt"},
+        {"algorithm": "forward_additive", "robust": "huber"},
+        {"robust": "tukey", "solver": "levenberg_marquardt"},
+        {"objective": "ecc"},
+    ],
+)
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_pieces_of_a_batch_change_nothing(camera, monkeypatch, options, shared):
+    # 8 samples by threes; some pieces lie inside the image, some do not.
+    image = camera[:, 100:300, 100:300]
+    cut, _, _, start = trials(image, 3, 8, at=(76, 76), side=48)
+    cut = cut[0] if shared else cut
+    start = start.repeat(8, 1, 1)
+    start[6] = translation(-10, 76)  # partly out of view
+    options = {"initial": start, "levels": 1, "iterations": 12, **options}
+    whole = align(cut, image, **options)
+    looked = []
+    original = objective.look
+
+    def counted(problem, increment, clear):
+        looked.append((len(increment), clear))
+        return original(problem, increment, clear)
+
+    monkeypatch.setattr(objective, "look", counted)
+    monkeypatch.setattr(objective, "PIECE_VALUES", 3 * 48 * 48)
+    pieces = align(cut, image, **options)
+    assert (3, True) in looked
+    assert (2, False) in looked
+    assert torch.equal(pieces.status, whole.status)
+    assert torch.equal(pieces.iterations, whole.iterations)
+    assert_close(pieces.matrix, whole.matrix, 1e-9)
+    assert_close(pieces.error, whole.error, 1e-9)
