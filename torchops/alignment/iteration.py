@@ -189,7 +189,7 @@ def _rounding(problem: Problem, objective: Tensor) -> Tensor:
     return 1e-6 * objective
 
 
-def _finish(problem: Problem, state: State) -> State:
+def _finish(state: State) -> State:
     risen = state.running & (state.sums.cost > state.limit)
     status = torch.where(risen, int(AlignmentStatus.DIVERGED), state.status)
     # Without an estimate there is nothing to differentiate.
@@ -198,7 +198,18 @@ def _finish(problem: Problem, state: State) -> State:
     return state._replace(status=status, best=best)
 
 
-def _iterate(problem: Problem, iterations: int, tol: float, initial: Tensor | None) -> State:
+def _put(whole: State, part: State, rows: Tensor | None) -> State:
+    """Write the rows of a part of the batch back."""
+    if rows is None:
+        return part
+    return each(lambda old, new: old.index_copy(0, rows, new), whole, part)
+
+
+def iterate(problem: Problem, iterations: int, tol: float, initial: Tensor | None = None) -> State:
+    """Run the batch until every sample has ended, or for all ``iterations`` if ``tol`` is 0.
+
+    ``initial`` (B,) is what the cost at the end is held against, if not that of the start.
+    """
     whole = state = _begin(problem, initial)
     rows = None  # which of the whole batch are still looked at; None: all
     for _ in range(iterations):
@@ -214,19 +225,4 @@ def _iterate(problem: Problem, iterations: int, tol: float, initial: Tensor | No
                 problem = problem.rows(left)
                 state = each(lambda field, left=left: field[left], state)
         state = _advance(problem, state, tol)
-    return _put(whole, state, rows)
-
-
-def _put(whole: State, part: State, rows: Tensor | None) -> State:
-    """Write the rows of a part of the batch back."""
-    if rows is None:
-        return part
-    return each(lambda old, new: old.index_copy(0, rows, new), whole, part)
-
-
-def iterate(problem: Problem, iterations: int, tol: float, initial: Tensor | None = None) -> State:
-    """Run the batch until every sample has ended, or for all ``iterations`` if ``tol`` is 0.
-
-    ``initial`` (B,) is what the cost at the end is held against, if not that of the start.
-    """
-    return _finish(problem, _iterate(problem, iterations, tol, initial))
+    return _finish(_put(whole, state, rows))

@@ -106,7 +106,7 @@ def _difference(values: Tensor, counts: Tensor, dim: int) -> tuple[Tensor, Tenso
 
 
 def image_gradient(values: Tensor, counts: Tensor, scale: float = 1) -> Tensor:
-    """Differentiate (B, C, h, w) along x and y, ``scale`` pixels, reading only those that count.
+    """Differentiate (B, C, h, w) along x and y by ``scale`` pixels, reading only those that count.
 
     The gradient (B, 2, C, h, w) is 0 where a pixel itself does not count.
     """

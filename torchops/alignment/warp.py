@@ -81,9 +81,9 @@ def sample_through(
         (B, 1, h, w), None if ``clear`` says that all are.
     """
     height, width = image.shape[-2:]
+    u, v, w = matrix.unbind(-2)
     # The sampler's coordinates: -1 and 1 are the centres of the first and the last pixel.
-    u, v = 2 / max(width - 1, 1), 2 / max(height - 1, 1)
-    to_grid = matrix.new_tensor([[u, 0, -1], [0, v, -1], [0, 0, 1]]) @ matrix
+    to_grid = torch.stack([u * (2 / max(width - 1, 1)) - w, v * (2 / max(height - 1, 1)) - w, w], 1)
     a, b, c = to_grid[..., None, None].unbind(2)
     # Rounded by column and by row, not by entry of the matrix, which would move all pixels alike.
     points = (a * x).to(image.dtype) + (b * y + c).to(image.dtype)
